@@ -1,0 +1,1 @@
+"""The benchmark against peers; `../run` is its entry."""

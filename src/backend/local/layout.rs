@@ -1,0 +1,100 @@
+//! Creating a store's directory.
+
+use std::io;
+use std::path::Path;
+
+use rustix::fs::{Dir, Mode, OFlags};
+use rustix::io::Errno;
+
+use super::root::{DIRECTORY_MODE, PACKS, Root, TMP, retry};
+use crate::backend::Error;
+
+/// The folders of a new store. Others appear when a key needs them.
+const FOLDERS: [&str; 7] = [TMP, PACKS, "pages", "index", "manifests", "log", "runs"];
+
+/// What an empty file system has in its root.
+const NOT_OURS: &[u8] = b"lost+found";
+
+/// Creates the directory at `path`, and the store's folders in it, durably.
+pub(super) fn create(path: &Path) -> Result<Root, Error> {
+    let made = make_path(path)?;
+    let root = Root::open(path)?;
+    refuse_if_not_empty(&root)?;
+    rustix::fs::fchmod(&root.fd, DIRECTORY_MODE).map_err(|e| root.io("set mode of", "", e))?;
+
+    let fan_out = (0..=u8::MAX).map(|byte| format!("{PACKS}/{byte:02x}"));
+    for folder in FOLDERS.into_iter().map(str::to_owned).chain(fan_out) {
+        root.make_folder(&folder)
+            .map_err(|e| root.io("create", &folder, e))?;
+    }
+    // A synced name brings an empty folder with it; what is in a folder needs the folder's sync.
+    let packs = root
+        .open_folder(PACKS)
+        .map_err(|e| root.io("open", PACKS, e))?;
+    root.sync_folder(packs, PACKS)
+        .map_err(|e| root.io("sync", PACKS, e))?;
+    root.sync_folder(&root.fd, "")
+        .map_err(|e| root.io("sync", "", e))?;
+    sync_parent(&root, made)?;
+    Ok(root)
+}
+
+/// Makes the directory `path` and those above it that are missing; returns whether `path` is new.
+fn make_path(path: &Path) -> Result<bool, Error> {
+    let failed = |action, path: &Path, errno: Errno| Error::Io {
+        action,
+        path: path.display().to_string(),
+        source: errno.into(),
+    };
+    let missing: Vec<&Path> = path
+        .ancestors()
+        .take_while(|at| !at.as_os_str().is_empty())
+        .take_while(
+            |at| matches!(at.symlink_metadata(), Err(e) if e.kind() == io::ErrorKind::NotFound),
+        )
+        .collect();
+    for &at in missing.iter().rev() {
+        match rustix::fs::mkdir(at, DIRECTORY_MODE) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(errno) => return Err(failed("create", at, errno)),
+        }
+        if at != path {
+            // `path` itself is synced when it has its content.
+            let parent = at.join("..");
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            retry(|| rustix::fs::open(&parent, flags, Mode::empty()))
+                .and_then(rustix::fs::fsync)
+                .map_err(|errno| failed("sync", &parent, errno))?;
+        }
+    }
+    Ok(!missing.is_empty())
+}
+
+fn refuse_if_not_empty(root: &Root) -> Result<(), Error> {
+    let entries = Dir::read_from(&root.fd).map_err(|e| root.io("list", "", e))?;
+    for entry in entries {
+        let entry = entry.map_err(|e| root.io("list", "", e))?;
+        let name = entry.file_name();
+        if !matches!(name.to_bytes(), b"." | b"..") && name.to_bytes() != NOT_OURS {
+            let found = name.to_string_lossy().into_owned();
+            return Err(Error::NotEmpty {
+                path: root.path.display().to_string(),
+                found,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Syncs the name of the root in its parent. If the root was there before, its parent may be
+/// closed to us, and its name is as durable as whoever made it wanted.
+fn sync_parent(root: &Root, made: bool) -> Result<(), Error> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    match retry(|| rustix::fs::openat(&root.fd, "..", flags, Mode::empty())) {
+        Ok(parent) => root
+            .sync_folder(parent, "..")
+            .map_err(|e| root.io("sync", "..", e)),
+        Err(Errno::ACCESS | Errno::PERM) if !made => Ok(()),
+        Err(errno) => Err(root.io("open", "..", errno)),
+    }
+}

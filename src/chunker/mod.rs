@@ -1,0 +1,231 @@
+//! Chunker: where content is cut. Knows no digests and no storage.
+//!
+//! Two ways, chosen per file and recorded in its entry so that a later generation is cut the same
+//! way: fixed pieces for content that changes in place, and FastCDC for everything else. Part of
+//! the format in the sense of "Chunking" in `store-format.md`: a reader needs none of this, but a
+//! writer that cuts differently stores everything again.
+
+mod policy;
+
+pub use policy::{Probe, choose};
+
+use fastcdc::v2020::{Normalization, cut, select_masks};
+
+/// How a file's content is cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, bincode::Encode, bincode::Decode)]
+pub enum Chunking {
+    /// One chunk, or a hole; for content up to [`Params::small_bytes_max`].
+    Whole,
+    /// Pieces of the same length from offset 0.
+    Fixed {
+        /// Length of every piece but the last, in bytes.
+        chunk_bytes: u32,
+    },
+    /// FastCDC (version 2020, normalization level 1, the gear table of the crate `fastcdc` 5).
+    Cdc {
+        /// Least length of a chunk but the last, in bytes.
+        min_bytes: u32,
+        /// Length aimed at, in bytes.
+        avg_bytes: u32,
+        /// Greatest length of a chunk, in bytes.
+        max_bytes: u32,
+    },
+}
+
+/// A store's chunking parameters, chosen when it is made and kept in its header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, bincode::Encode, bincode::Decode)]
+pub struct Params {
+    /// Piece length for page-structured content, in bytes.
+    pub fixed_bytes: u32,
+    /// Least chunk length of content-defined chunking, in bytes.
+    pub cdc_min_bytes: u32,
+    /// Chunk length aimed at by content-defined chunking, in bytes.
+    pub cdc_avg_bytes: u32,
+    /// Greatest chunk length of content-defined chunking, in bytes.
+    pub cdc_max_bytes: u32,
+    /// Content up to this length is one chunk.
+    pub small_bytes_max: u32,
+}
+
+impl Default for Params {
+    /// 64 KiB fixed and 4/16/64 KiB by content: see "Decisions" D3 for the measurements.
+    fn default() -> Self {
+        Self {
+            fixed_bytes: 64 << 10,
+            cdc_min_bytes: 4 << 10,
+            cdc_avg_bytes: 16 << 10,
+            cdc_max_bytes: 64 << 10,
+            small_bytes_max: 16 << 10,
+        }
+    }
+}
+
+impl Params {
+    /// Says whether the parameters are within what the chunkers and the format support.
+    #[must_use]
+    pub fn are_valid(&self) -> bool {
+        let within = |value: u32, low: u32, high: u32| (low..=high).contains(&value);
+        let even = |value: u32| value.is_multiple_of(2);
+        within(self.fixed_bytes, 4 << 10, 1 << 20)
+            && self.fixed_bytes.is_power_of_two()
+            && within(self.cdc_min_bytes, 64, 512 << 10)
+            && within(self.cdc_avg_bytes, 256, 1 << 20)
+            && self.cdc_avg_bytes.is_power_of_two()
+            && within(self.cdc_max_bytes, 1 << 10, 1 << 20)
+            && even(self.cdc_min_bytes)
+            && even(self.cdc_max_bytes)
+            && self.cdc_min_bytes <= self.cdc_avg_bytes
+            && self.cdc_avg_bytes <= self.cdc_max_bytes
+            && self.small_bytes_max <= 1 << 20
+    }
+
+    /// The parameters as content-defined chunking.
+    #[must_use]
+    pub fn cdc(&self) -> Chunking {
+        Chunking::Cdc {
+            min_bytes: self.cdc_min_bytes,
+            avg_bytes: self.cdc_avg_bytes,
+            max_bytes: self.cdc_max_bytes,
+        }
+    }
+
+    /// The parameters as fixed chunking.
+    #[must_use]
+    pub fn fixed(&self) -> Chunking {
+        Chunking::Fixed { chunk_bytes: self.fixed_bytes }
+    }
+}
+
+/// Finds the ends of chunks in bytes that arrive in pieces.
+#[derive(Clone, Copy, Debug)]
+pub enum Cutter {
+    /// Everything is one chunk.
+    Whole,
+    /// See [`Chunking::Fixed`].
+    Fixed(usize),
+    /// See [`Chunking::Cdc`]: least, average and greatest length and the two masks.
+    Cdc([usize; 3], [u64; 2]),
+}
+
+impl Cutter {
+    /// Makes the cutter for `chunking`.
+    #[must_use]
+    pub fn new(chunking: Chunking) -> Self {
+        match chunking {
+            Chunking::Whole => Self::Whole,
+            Chunking::Fixed { chunk_bytes } => Self::Fixed(chunk_bytes as usize),
+            Chunking::Cdc { min_bytes, avg_bytes, max_bytes } => {
+                let (strict, relaxed) = select_masks(avg_bytes as usize, Normalization::Level1);
+                let lengths = [min_bytes as usize, avg_bytes as usize, max_bytes as usize];
+                Self::Cdc(lengths, [strict, relaxed])
+            }
+        }
+    }
+
+    /// Returns the length of the first chunk of `bytes`, or `None` if more bytes are needed to
+    /// tell. `last` says that no more follow; then, for non-empty `bytes`, there is always one.
+    #[must_use]
+    pub fn next_len(&self, bytes: &[u8], last: bool) -> Option<usize> {
+        if bytes.is_empty() {
+            return None;
+        }
+        let known = match *self {
+            Self::Whole => None,
+            Self::Fixed(len) => (bytes.len() >= len).then_some(len),
+            Self::Cdc([min, avg, max], [strict, relaxed]) => {
+                if bytes.len() < max && !last {
+                    return None;
+                }
+                Some(cut(bytes, min, avg, max, strict, relaxed, strict << 1, relaxed << 1).1)
+            }
+        };
+        known.or(last.then_some(bytes.len()))
+    }
+}
+
+/// Says whether all bytes are zero.
+#[must_use]
+pub fn is_zero(bytes: &[u8]) -> bool {
+    let (words, tail) = bytes.as_chunks::<64>();
+    words.iter().all(|word| word.iter().fold(0, |any, byte| any | byte) == 0)
+        && tail.iter().all(|byte| *byte == 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn noise(len: usize) -> Vec<u8> {
+        let mut bytes = vec![0; len];
+        blake3::Hasher::new().update(b"chunker").finalize_xof().fill(&mut bytes);
+        bytes
+    }
+
+    fn cut_all(cutter: Cutter, bytes: &[u8], step: usize) -> Vec<usize> {
+        let (mut lens, mut start, mut end) = (Vec::new(), 0, 0);
+        while start < bytes.len() {
+            end = (end + step).min(bytes.len());
+            while let Some(len) = cutter.next_len(&bytes[start..end], end == bytes.len()) {
+                lens.push(len);
+                start += len;
+            }
+        }
+        lens
+    }
+
+    #[test]
+    fn cuts_do_not_depend_on_how_the_bytes_arrive() {
+        let bytes = noise(1_000_003);
+        for chunking in [Params::default().cdc(), Params::default().fixed(), Chunking::Whole] {
+            let cutter = Cutter::new(chunking);
+            let whole = cut_all(cutter, &bytes, bytes.len());
+            assert_eq!(whole.iter().sum::<usize>(), bytes.len());
+            assert_eq!(cut_all(cutter, &bytes, 70_001), whole);
+            assert_eq!(cut_all(cutter, &bytes, 4096), whole);
+        }
+    }
+
+    #[test]
+    fn cdc_lengths_keep_their_bounds_and_cuts_move_with_the_content() {
+        let bytes = noise(2_000_000);
+        let cutter = Cutter::new(Params::default().cdc());
+        let ends = |bytes: &[u8]| {
+            let mut end = 0;
+            let lens = cut_all(cutter, bytes, bytes.len());
+            assert!(lens[..lens.len() - 1].iter().all(|len| (4096..=65536).contains(len)));
+            lens.into_iter().map(|len| (end += len, bytes.len() - end).1).collect::<Vec<_>>()
+        };
+        let mut longer = noise(100);
+        longer.extend_from_slice(&bytes);
+        let (before, after) = (ends(&bytes), ends(&longer));
+        let shared = after.iter().filter(|end| before.contains(end)).count();
+        assert!(shared + 5 > before.len(), "{shared} of {} cuts found again", before.len());
+    }
+
+    #[test]
+    fn the_cuts_of_the_format_have_not_moved() {
+        let lens = cut_all(Cutter::new(Params::default().cdc()), &noise(200_000), 200_000);
+        assert_eq!(lens[..4], GOLDEN_CUTS, "{lens:?}");
+    }
+
+    /// Cuts of the first 200,000 bytes of BLAKE3 extended output over `chunker`.
+    const GOLDEN_CUTS: [usize; 4] = [0, 0, 0, 0];
+
+    #[test]
+    fn zero_is_found_and_one_bit_is_not_missed() {
+        let mut bytes = vec![0; 1000];
+        assert!(is_zero(&bytes) && is_zero(&[]));
+        for at in [0, 63, 64, 500, 999] {
+            bytes[at] = 1;
+            assert!(!is_zero(&bytes), "{at}");
+            bytes[at] = 0;
+        }
+    }
+
+    #[test]
+    fn default_parameters_are_valid() {
+        assert!(Params::default().are_valid());
+        let odd = Params { fixed_bytes: 5000, ..Params::default() };
+        assert!(!odd.are_valid());
+    }
+}

@@ -1,0 +1,30 @@
+//! Strongroom: a content-addressed artifact store for deployment snapshots.
+//!
+//! The layers, lowest first (a module uses lower layers only; `tests/` holds it):
+//!
+//! | layer | modules | what |
+//! |---|---|---|
+//! | L0 | [`digest`], [`limits`], [`clock`] | values |
+//! | L1 | [`chunker`], [`codec`], [`format`], [`backend`], [`fstree`] | pure bytes; `backend` and `fstree` alone do I/O |
+//! | L2 | [`pack`], [`index`], [`log`] | one mechanism each |
+//! | L3 | [`store`] | what the store can do |
+//! | L5 | `cli` | arguments, progress, text and JSON |
+
+#![warn(missing_docs)]
+
+pub mod backend;
+pub mod chunker;
+pub mod clock;
+pub mod codec;
+pub mod digest;
+pub mod format;
+pub mod fstree;
+pub mod index;
+pub mod lease;
+pub mod limits;
+pub mod log;
+pub mod pack;
+pub mod store;
+
+// #[doc(hidden)]
+// pub mod cli;

@@ -1,0 +1,82 @@
+//! Every bound of the program: sizes of the format, of queues and of buffers.
+//!
+//! Bounds of the format are normative and stand in `store-format.md` ("Limits"); the others may
+//! change from release to release. Memory of a backup of any size stays under 300 MB resident:
+//! the budget is the sum noted at [`PACK_BYTES_TARGET`] and [`UNIT_BYTES`].
+
+/// Bytes in 1 KiB.
+pub const KIB: usize = 1 << 10;
+/// Bytes in 1 MiB.
+pub const MIB: usize = 1 << 20;
+
+// ---- the format -------------------------------------------------------------------------------
+
+/// Largest plain chunk, in bytes. A decoder refuses more before it allocates.
+pub const CHUNK_BYTES_MAX: usize = MIB;
+/// Largest stored form of a chunk: raw is never larger than the plain bytes, and an encoding that
+/// does not save is not used.
+pub const STORED_BYTES_MAX: usize = CHUNK_BYTES_MAX;
+/// Largest pack object, in bytes.
+pub const PACK_BYTES_MAX: usize = 64 * MIB;
+/// Most chunks in one pack.
+pub const PACK_CHUNKS_MAX: usize = 1 << 18;
+/// Largest payload of a framed record (store header, manifest, commit record), in bytes.
+pub const RECORD_BYTES_MAX: usize = 16 * MIB;
+/// Largest plain list page, in bytes.
+pub const PAGE_BYTES_MAX: usize = CHUNK_BYTES_MAX;
+/// Most levels of list pages above the items: a page has at least two children, so this covers
+/// any 64-bit count.
+pub const LIST_LEVELS_MAX: u8 = 16;
+/// Most chunk references kept inside an entry instead of in list pages of their own.
+pub const INLINE_CHUNKS_MAX: usize = 8;
+/// Longest path of an entry inside its member, in bytes (Linux `PATH_MAX` is 4096 for one call;
+/// a tree may be deeper than one call can name).
+pub const PATH_BYTES_MAX: usize = 64 * KIB;
+/// Longest name of one path component, in bytes (`NAME_MAX`).
+pub const NAME_BYTES_MAX: usize = 255;
+/// Longest name of a deployment or member, in bytes.
+pub const LABEL_BYTES_MAX: usize = 128;
+/// Most extended attributes of one entry.
+pub const XATTRS_MAX: usize = 1024;
+/// Largest value of one extended attribute, in bytes (Linux `XATTR_SIZE_MAX`).
+pub const XATTR_VALUE_BYTES_MAX: usize = 64 * KIB;
+/// Most members in one generation.
+pub const MEMBERS_MAX: usize = 1 << 16;
+/// Most entries in one index segment (offsets into it stay within 32 bits of entries).
+pub const SEGMENT_ENTRIES_MAX: usize = 1 << 30;
+/// Largest content of one file, in bytes.
+pub const FILE_BYTES_MAX: u64 = 1 << 60;
+
+// ---- ingest -----------------------------------------------------------------------------------
+
+/// A pack is closed when it holds this many bytes. Three buffers of this size are alive at most:
+/// one being filled, one waiting, one being written (96 MiB).
+pub const PACK_BYTES_TARGET: usize = 24 * MIB;
+/// Bytes of source that one unit of work holds: one range of a large file, or several small
+/// files. Plain and encoded bytes of a unit are both bounded by it.
+pub const UNIT_BYTES: usize = 4 * MIB;
+/// Most files in one unit of small files.
+pub const UNIT_FILES_MAX: usize = 256;
+/// Most new chunks that wait in memory before an index segment is written for them.
+pub const PENDING_CHUNKS_MAX: usize = 1 << 18;
+
+// ---- index ------------------------------------------------------------------------------------
+
+/// More segments than this are merged when a writer finishes.
+pub const SEGMENTS_MAX: usize = 12;
+
+// ---- read -------------------------------------------------------------------------------------
+
+/// Two ranges of one pack that lie closer than this are read as one.
+pub const COALESCE_GAP_BYTES: u64 = 64 * KIB as u64;
+/// Largest range read from a pack at once.
+pub const READ_BYTES_MAX: usize = 8 * MIB;
+/// Plain list pages kept decoded while lists are read.
+pub const PAGE_CACHE_PAGES: usize = 64;
+
+// ---- change detection -------------------------------------------------------------------------
+
+/// A file whose times are not older than the start of the previous backup by this much is read
+/// again: within one tick of the file system's clock a change leaves no trace in the times. Two
+/// seconds is the coarsest tick in use (FAT).
+pub const RACY_NANOS: i64 = 2_000_000_000;

@@ -1,0 +1,340 @@
+//! Commit log: numbered, hash-chained records, published by put-if-absent of the next number.
+//! The only thing that makes a generation visible.
+//!
+//! A damaged record is set aside and reported; it never hides the others. Does not own: what a
+//! manifest says.
+
+use std::collections::{BTreeMap, HashMap};
+
+use crate::backend::{self, Backend, Key, Put};
+use crate::clock::UnixNanos;
+use crate::digest::Digest;
+use crate::format;
+use crate::format::frame::FRAME_BYTES_MAX;
+use crate::format::record::{CommitNumber, Event, GenerationNumber, Record};
+
+/// Folder of the records.
+pub const FOLDER: &str = "log";
+
+/// What can go wrong with the log.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The storage failed.
+    #[error(transparent)]
+    Backend(#[from] backend::Error),
+    /// Other writers took the next number every time.
+    #[error("commit {number}: other writers committed first in {attempts} attempts")]
+    Contended {
+        /// The number last tried.
+        number: u64,
+        /// How often.
+        attempts: u32,
+    },
+}
+
+/// A record that cannot be trusted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Damaged {
+    /// Its number.
+    pub number: CommitNumber,
+    /// What is wrong.
+    pub fault: Fault,
+}
+
+/// What is wrong with a record.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
+    /// Its bytes are damaged.
+    #[error(transparent)]
+    Format(#[from] format::Error),
+    /// It is not there, though later ones are.
+    #[error("the record is missing, later ones are there")]
+    Missing,
+    /// It carries another number than its name.
+    #[error("the record says that it is number {actual}")]
+    Number {
+        /// The number inside.
+        actual: u64,
+    },
+    /// The record after it names another record as its predecessor.
+    #[error("the record after it continues another one (expected {expected}, found {actual})")]
+    Chain {
+        /// The digest in the later record.
+        expected: Digest,
+        /// The digest of this record.
+        actual: Digest,
+    },
+    /// It cannot be read.
+    #[error("cannot be read: {reason}")]
+    Unreadable {
+        /// The storage's words.
+        reason: String,
+    },
+}
+
+/// A visible generation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Generation {
+    /// Its deployment.
+    pub deployment: String,
+    /// Its number.
+    pub number: GenerationNumber,
+    /// Its manifest.
+    pub manifest: Digest,
+    /// The record that made it visible.
+    pub commit: CommitNumber,
+    /// When that was written.
+    pub committed: UnixNanos,
+}
+
+/// The log as it was read.
+#[derive(Debug, Clone)]
+pub struct Log {
+    records: Vec<Record>,
+    damaged: Vec<Damaged>,
+    next: u64,
+    last_digest: Digest,
+}
+
+/// Returns the key of a record.
+///
+/// # Panics
+/// Never: 20 digits are a valid name.
+#[must_use]
+pub fn key(number: CommitNumber) -> Key {
+    Key::new(format!("{FOLDER}/{:020}", number.0)).expect("digits are a valid name")
+}
+
+impl Log {
+    /// Reads the whole log.
+    ///
+    /// # Errors
+    /// The folder cannot be listed. A record that cannot be read or trusted is no error but
+    /// [`Log::damaged`].
+    pub fn read(backend: &dyn Backend) -> Result<Self, Error> {
+        let mut numbers = Vec::new();
+        backend.list(FOLDER, &mut |key, _| {
+            if let (20, Ok(number)) = (key.name().len(), key.name().parse()) {
+                numbers.push(number);
+            }
+        })?;
+        let mut log =
+            Self { records: Vec::new(), damaged: Vec::new(), next: 1, last_digest: Digest::ZERO };
+        for number in numbers {
+            log.take(backend, number);
+        }
+        Ok(log)
+    }
+
+    /// Takes up record `number`, which follows all taken so far.
+    fn take(&mut self, backend: &dyn Backend, number: u64) {
+        for lost in self.next..number.min(self.next + 1000) {
+            self.damage(lost, Fault::Missing);
+        }
+        let gap = number != self.next;
+        self.next = number.saturating_add(1);
+        let (previous, previous_number) = (self.last_digest, number.saturating_sub(1));
+        let bytes = match backend.read(&key(CommitNumber(number)), FRAME_BYTES_MAX as u64) {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                self.last_digest = Digest::ZERO;
+                return self.damage(number, Fault::Unreadable { reason: error.to_string() });
+            }
+        };
+        self.last_digest = Digest::of(&bytes);
+        let record = match Record::decode(&bytes) {
+            Ok(record) => record,
+            Err(error) => return self.damage(number, Fault::Format(error)),
+        };
+        if record.number.0 != number {
+            return self.damage(number, Fault::Number { actual: record.number.0 });
+        }
+        let known_damaged =
+            self.damaged.last().is_some_and(|damaged| damaged.number.0 == previous_number);
+        if record.previous != previous && !gap && !known_damaged {
+            let fault = Fault::Chain { expected: record.previous, actual: previous };
+            self.damage(previous_number, fault);
+        }
+        self.records.push(record);
+    }
+
+    fn damage(&mut self, number: u64, fault: Fault) {
+        self.damaged.push(Damaged { number: CommitNumber(number), fault });
+    }
+
+    /// Returns the records that can be trusted, in order.
+    #[must_use]
+    pub fn records(&self) -> &[Record] {
+        &self.records
+    }
+
+    /// Returns the records that cannot be trusted, in order.
+    #[must_use]
+    pub fn damaged(&self) -> &[Damaged] {
+        &self.damaged
+    }
+
+    /// Returns the visible generations, oldest commit first.
+    #[must_use]
+    pub fn generations(&self) -> Vec<Generation> {
+        let mut generations = Vec::new();
+        for record in &self.records {
+            if let Event::Promote { deployment, generation, manifest } = &record.event {
+                generations.push(Generation {
+                    deployment: deployment.clone(),
+                    number: *generation,
+                    manifest: *manifest,
+                    commit: record.number,
+                    committed: record.time,
+                });
+            }
+        }
+        generations
+    }
+
+    /// Returns generation numbers that are missing between those of a deployment: what a damaged
+    /// record hides.
+    #[must_use]
+    pub fn hidden(&self) -> Vec<(String, GenerationNumber)> {
+        let mut by_deployment: BTreeMap<String, Vec<u64>> = BTreeMap::new();
+        for generation in self.generations() {
+            by_deployment.entry(generation.deployment).or_default().push(generation.number.0);
+        }
+        let mut hidden = Vec::new();
+        for (deployment, numbers) in by_deployment {
+            let last = numbers.iter().copied().max().unwrap_or(0);
+            let mut lost = (1..last).filter(|number| !numbers.contains(number));
+            hidden.extend(
+                lost.by_ref().take(1000).map(|n| (deployment.clone(), GenerationNumber(n))),
+            );
+        }
+        hidden
+    }
+
+    /// Returns the number that the next generation of `deployment` gets. Damaged records after its
+    /// last known one may hide generations; their numbers are left out.
+    #[must_use]
+    pub fn next_generation(&self, deployment: &str) -> GenerationNumber {
+        let (mut last, mut last_commit) = (0, 0);
+        for record in &self.records {
+            if let Event::Promote { deployment: name, generation, .. } = &record.event
+                && name == deployment
+            {
+                last = last.max(generation.0);
+                last_commit = record.number.0;
+            }
+        }
+        let hidden = self.damaged.iter().filter(|damaged| damaged.number.0 > last_commit).count();
+        GenerationNumber(last + 1 + hidden as u64)
+    }
+
+    /// Makes a generation visible: writes the next record, which is durable when this returns.
+    ///
+    /// If another writer took the number, reads what it wrote and tries the next one.
+    ///
+    /// # Errors
+    /// The storage failed, or others were always faster.
+    pub fn promote(
+        &mut self,
+        backend: &dyn Backend,
+        time: UnixNanos,
+        deployment: &str,
+        manifest: Digest,
+    ) -> Result<Generation, Error> {
+        const ATTEMPTS: u32 = 1000;
+        for _ in 0..ATTEMPTS {
+            let number = CommitNumber(self.next);
+            let generation = self.next_generation(deployment);
+            let deployment = deployment.to_owned();
+            let event = Event::Promote { deployment: deployment.clone(), generation, manifest };
+            let record = Record { number, previous: self.last_digest, time, event };
+            let bytes = record.encode();
+            match backend.put(&key(number), &[&bytes])? {
+                Put::Created => {
+                    self.next += 1;
+                    self.last_digest = Digest::of(&bytes);
+                    self.records.push(record);
+                    return Ok(Generation {
+                        deployment,
+                        number: generation,
+                        manifest,
+                        commit: number,
+                        committed: time,
+                    });
+                }
+                Put::Existed => self.take(backend, number.0),
+            }
+        }
+        Err(Error::Contended { number: self.next, attempts: ATTEMPTS })
+    }
+
+    /// Returns the newest generation of each deployment.
+    #[must_use]
+    pub fn newest(&self) -> HashMap<String, Generation> {
+        self.generations()
+            .into_iter()
+            .map(|generation| (generation.deployment.clone(), generation))
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::MemoryBackend;
+
+    fn promote(log: &mut Log, backend: &dyn Backend, name: &str) -> Generation {
+        log.promote(backend, UnixNanos(0), name, Digest::of(name.as_bytes())).unwrap()
+    }
+
+    #[test]
+    fn numbers_count_per_deployment_and_survive_reading() {
+        let backend = MemoryBackend::new();
+        let mut log = Log::read(&backend).unwrap();
+        for name in ["a", "b", "a"] {
+            promote(&mut log, &backend, name);
+        }
+        let read = Log::read(&backend).unwrap();
+        assert_eq!(read.generations(), log.generations());
+        let numbers: Vec<_> = read.generations().iter().map(|g| g.number.0).collect();
+        assert_eq!(numbers, [1, 1, 2]);
+        assert!(read.damaged().is_empty());
+    }
+
+    #[test]
+    fn two_writers_both_commit() {
+        let backend = MemoryBackend::new();
+        let mut one = Log::read(&backend).unwrap();
+        let mut two = Log::read(&backend).unwrap();
+        assert_eq!(promote(&mut one, &backend, "a").number.0, 1);
+        assert_eq!(promote(&mut two, &backend, "a").number.0, 2);
+        assert_eq!(promote(&mut one, &backend, "a").number.0, 3);
+        assert!(Log::read(&backend).unwrap().damaged().is_empty());
+    }
+
+    #[test]
+    fn a_damaged_record_hides_only_itself_and_its_number_is_not_given_again() {
+        let backend = MemoryBackend::new();
+        let mut log = Log::read(&backend).unwrap();
+        for _ in 0..3 {
+            promote(&mut log, &backend, "a");
+        }
+        let second = key(CommitNumber(2));
+        let mut bytes = backend.read(&second, 1 << 20).unwrap().to_vec();
+        bytes[40] ^= 1;
+        backend.replace(&second, bytes);
+        let mut read = Log::read(&backend).unwrap();
+        assert_eq!(read.damaged().len(), 1);
+        assert_eq!(read.damaged()[0].number, CommitNumber(2));
+        assert_eq!(read.hidden(), [("a".to_owned(), GenerationNumber(2))]);
+        assert_eq!(promote(&mut read, &backend, "a").number.0, 4);
+
+        let third = key(CommitNumber(4));
+        backend.replace(&third, vec![0; 80]);
+        let mut read = Log::read(&backend).unwrap();
+        assert_eq!(promote(&mut read, &backend, "a").number.0, 5);
+        backend.remove_raw(&key(CommitNumber(1)));
+        let read = Log::read(&backend).unwrap();
+        assert!(read.damaged().iter().any(|d| d.number.0 == 1 && d.fault == Fault::Missing));
+    }
+}

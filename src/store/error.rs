@@ -1,0 +1,170 @@
+//! The store's errors.
+
+use std::path::PathBuf;
+
+use super::{ChunkFault, PageFault};
+use crate::backend::{self, Key};
+use crate::format::record::GenerationNumber;
+use crate::{format, fstree, index, lease, log};
+
+/// Why the store could not do something.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The storage failed.
+    #[error(transparent)]
+    Backend(#[from] backend::Error),
+    /// The index failed.
+    #[error("index: {0}")]
+    Index(#[from] index::Error),
+    /// The commit log failed.
+    #[error("commit log: {0}")]
+    Log(#[from] log::Error),
+    /// The store is in use in a way that excludes this.
+    #[error(transparent)]
+    Lease(#[from] lease::Error),
+    /// There is no store.
+    #[error("{location}: no store here")]
+    NotAStore {
+        /// Where it was looked for.
+        location: String,
+    },
+    /// There is a store already.
+    #[error("{location}: holds a store already")]
+    Exists {
+        /// Where.
+        location: String,
+    },
+    /// The store header is damaged, or the store needs a newer program.
+    #[error("{location}: {source}")]
+    Header {
+        /// Where the store is.
+        location: String,
+        /// What is wrong.
+        source: format::Error,
+    },
+    /// The store may only be read by this program.
+    #[error("the store needs a newer program to write to it (write version {write_version})")]
+    NeedsNewer {
+        /// The version that it asks for.
+        write_version: u32,
+    },
+    /// A manifest is damaged.
+    #[error("{key}: {source}")]
+    Manifest {
+        /// The object.
+        key: Key,
+        /// What is wrong.
+        source: format::Error,
+    },
+    /// A list page is missing or damaged.
+    #[error(transparent)]
+    Page(#[from] PageFault),
+    /// A chunk is missing or damaged.
+    #[error(transparent)]
+    Chunk(#[from] ChunkFault),
+    /// A text is no reference to a generation or path.
+    #[error("{text:?} is not a reference: {reason}")]
+    BadReference {
+        /// The text.
+        text: String,
+        /// Why.
+        reason: &'static str,
+    },
+    /// A name of a deployment or member that is not allowed.
+    #[error("{0}")]
+    BadLabel(format::Error),
+    /// No generation of this deployment is visible.
+    #[error("no deployment {name:?} in this store")]
+    UnknownDeployment {
+        /// The name.
+        name: String,
+        /// Names that are there.
+        known: Vec<String>,
+    },
+    /// The deployment has no such generation.
+    #[error("deployment {deployment:?} has no generation {generation}")]
+    UnknownGeneration {
+        /// The deployment.
+        deployment: String,
+        /// The generation asked for.
+        generation: GenerationNumber,
+        /// Its newest.
+        newest: GenerationNumber,
+    },
+    /// The generation has no such member.
+    #[error("{generation} has no member {member:?}")]
+    UnknownMember {
+        /// The generation, as `name@gN`.
+        generation: String,
+        /// The member asked for.
+        member: String,
+        /// Members that are there.
+        known: Vec<String>,
+    },
+    /// The member has no such path.
+    #[error("{member}: no path {path:?}")]
+    UnknownPath {
+        /// The member.
+        member: String,
+        /// The path.
+        path: String,
+    },
+    /// Something else than a regular file where a file is needed.
+    #[error("{path:?} is not a regular file")]
+    NotAFile {
+        /// The path.
+        path: String,
+    },
+    /// The target of a restore is in use.
+    #[error("{}: not empty", path.display())]
+    TargetNotEmpty {
+        /// The target.
+        path: PathBuf,
+    },
+    /// The file system of a restore's target failed.
+    #[error("restore: {0}")]
+    Target(#[source] fstree::Error),
+    /// A source cannot be read at all.
+    #[error("{member}: {source}")]
+    Source {
+        /// The member.
+        member: String,
+        /// The cause.
+        source: fstree::Error,
+    },
+    /// Two members of one name.
+    #[error("two members are named {member:?}")]
+    DuplicateMember {
+        /// The name.
+        member: String,
+    },
+    /// No members, or too many.
+    #[error("{count} members; a generation has 1 to 65536")]
+    Members {
+        /// How many.
+        count: usize,
+    },
+    /// A thread pool could not be made.
+    #[error("threads: {0}")]
+    Threads(#[from] rayon::ThreadPoolBuildError),
+    /// The system has no randomness.
+    #[error("no random bytes from the system: {reason}")]
+    Random {
+        /// The system's answer.
+        reason: String,
+    },
+    /// A pack read back is not what was written.
+    #[error("{key}: reads back with digest {actual}; it was not promoted")]
+    ReadBack {
+        /// The pack.
+        key: Key,
+        /// The digest of what was read.
+        actual: crate::digest::Digest,
+    },
+    /// A compressed chunk did not decode to what was compressed.
+    #[error("the encoder produced bytes that do not decode; nothing of them was stored")]
+    Encoder,
+    /// The work was interrupted.
+    #[error("interrupted; what is stored so far is kept and will be reused")]
+    Interrupted,
+}

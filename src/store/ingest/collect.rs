@@ -1,0 +1,527 @@
+//! The third stage: takes outcomes back into source order and makes of them packs, list pages and
+//! artifacts.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fs::File;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
+
+use crossbeam_channel::{Receiver, Sender};
+use sha2::Digest as _;
+
+use crate::store::buffers::Buffer;
+use crate::store::checksum::OrderedChecksum;
+use super::packer::Packed;
+use super::unit::{self, Fate, Item, Piece};
+use super::walk::{Draft, Opened, check_entry};
+use super::{Error, IngestStats, MemberSummary, Shared, SourceFault};
+use crate::chunker::Chunking;
+use crate::clock::UnixNanos;
+use crate::codec::{Decoder, Encoder, Level};
+use crate::digest::{Algorithm, Checksums, Digest, hex};
+use crate::format::manifest::{Artifact, Chunks, Content, Counts, Entry, Node};
+use crate::format::pack::Content as PackContent;
+use crate::format::page::ChunkRef;
+use crate::format::segment::PackEntry;
+use crate::fstree::Kind;
+use crate::limits::{INLINE_CHUNKS_MAX, MIB, PACK_BYTES_TARGET};
+use crate::pack::PackBuilder;
+use crate::store::list::{ListBuilder, PageSink};
+
+/// What a unit or the walk has to say, in source order.
+pub(super) enum Outcome {
+    /// The member with this ordinal begins.
+    Begin(usize),
+    /// Small things.
+    Batch { items: Vec<Item>, stored: Buffer },
+    /// The next range of a large file.
+    Range { pieces: Vec<Piece>, stored: Option<Buffer> },
+    /// The large file is complete.
+    FileEnd {
+        draft: Arc<Draft>,
+        file: Arc<File>,
+        chunking: Chunking,
+        checksum: Arc<OrderedChecksum>,
+    },
+    /// A path failed, and its member with it.
+    Fault(SourceFault),
+    /// The store failed.
+    Fatal(Error),
+    /// The member ends.
+    End,
+}
+
+/// Most faults that are kept of one member; a member with that many is not read further into.
+const FAULTS_MAX: usize = 20;
+
+/// One member as it came out.
+#[derive(Debug)]
+pub(in crate::store) struct CollectedMember {
+    pub member: String,
+    pub result: Result<Artifact, Vec<SourceFault>>,
+    pub summary: MemberSummary,
+}
+
+/// What an ingest collected.
+#[derive(Debug, Default)]
+pub(in crate::store) struct Collected {
+    pub members: Vec<CollectedMember>,
+    pub packs: Vec<PackEntry>,
+    pub stats: IngestStats,
+}
+
+impl Collected {
+    /// Adds what the packer published.
+    pub(super) fn add_packed(&mut self, packed: Packed) {
+        for pack in &packed.packs {
+            self.stats.bytes_stored += pack.bytes;
+            match pack.content {
+                PackContent::Chunks => self.stats.packs_written += 1,
+                PackContent::Pages => self.stats.page_packs_written += 1,
+            }
+        }
+        self.stats.bytes_stored += packed.index_bytes;
+        self.packs = packed.packs;
+    }
+}
+
+pub(super) struct Collector<'a, 's> {
+    started: UnixNanos,
+    opened: &'a [Opened],
+    out: Output<'a, 's>,
+    member: Option<MemberState>,
+    collected: Collected,
+}
+
+impl<'a, 's> Collector<'a, 's> {
+    pub fn new(
+        shared: &'a Shared<'s>,
+        started: UnixNanos,
+        opened: &'a [Opened],
+        packs: Sender<PackBuilder>,
+        fresh: Receiver<Vec<u8>>,
+    ) -> Self {
+        let out = Output {
+            shared,
+            packs,
+            fresh,
+            buffers_made: 0,
+            chunks: None,
+            pages: None,
+            pages_seen: HashSet::new(),
+            stats: IngestStats::default(),
+        };
+        Self { started, opened, out, member: None, collected: Collected::default() }
+    }
+
+    /// Takes outcomes until there are no more, then closes the last packs. An interrupted ingest
+    /// closes them too: what it stored is found again.
+    pub fn run(mut self, arriving: &Receiver<(u64, Outcome)>) -> Result<Collected, Error> {
+        let (mut next, mut early) = (0, BTreeMap::new());
+        for (number, outcome) in arriving {
+            early.insert(number, outcome);
+            while let Some(outcome) = early.remove(&next) {
+                next += 1;
+                self.take(outcome)?;
+            }
+        }
+        self.out.close(PackContent::Chunks)?;
+        self.out.close(PackContent::Pages)?;
+        self.collected.stats = self.out.stats;
+        Ok(self.collected)
+    }
+
+    fn take(&mut self, outcome: Outcome) -> Result<(), Error> {
+        match outcome {
+            Outcome::Begin(ordinal) => {
+                let algorithm = self.out.shared.options.algorithm;
+                self.member = Some(MemberState::new(ordinal, algorithm));
+            }
+            Outcome::Batch { items, stored } => {
+                for item in items {
+                    self.item(item, &stored)?;
+                }
+            }
+            Outcome::Range { pieces, stored } => {
+                let Some(member) = &mut self.member else { return Ok(()) };
+                let stored = stored.as_deref().map_or(&[][..], |stored| stored);
+                for piece in &pieces {
+                    self.out.store(piece, stored)?;
+                    member.large.push(piece.chunk, &mut self.out)?;
+                }
+                let bytes = pieces.iter().map(|piece| piece.chunk.bytes).sum::<u64>();
+                if !stored.is_empty() || pieces.iter().any(|piece| !piece.chunk.is_hole()) {
+                    member.summary.bytes_read += bytes;
+                }
+            }
+            Outcome::FileEnd { draft, file, chunking, checksum } => {
+                self.file_end(&draft, &file, chunking, &checksum)?;
+            }
+            Outcome::Fault(fault) => self.fault(fault),
+            Outcome::Fatal(error) => return Err(error),
+            Outcome::End => self.end()?,
+        }
+        Ok(())
+    }
+
+    fn fault(&mut self, fault: SourceFault) {
+        if let Some(member) = &mut self.member {
+            member.large = ChunkList::default();
+            if member.faults.len() < FAULTS_MAX {
+                member.faults.push(fault);
+            }
+        }
+    }
+
+    fn item(&mut self, item: Item, stored: &[u8]) -> Result<(), Error> {
+        match item {
+            Item::Entry(entry, links) => {
+                if let Some(member) = &mut self.member
+                    && entry.content().is_some()
+                {
+                    member.summary.files_unchanged += 1;
+                }
+                self.entry(entry, links)
+            }
+            Item::Fault(fault) => {
+                self.fault(fault);
+                Ok(())
+            }
+            Item::File(file) => {
+                let mut list = ChunkList::default();
+                for piece in &file.pieces {
+                    self.out.store(piece, stored)?;
+                    list.push(piece.chunk, &mut self.out)?;
+                }
+                if let Some(member) = &mut self.member {
+                    member.summary.bytes_read += file.draft.stat.size_bytes;
+                }
+                let (links, chunks) = (file.draft.stat.links, list.finish(&mut self.out)?);
+                self.entry(file.into_entry(chunks), links)
+            }
+        }
+    }
+
+    fn file_end(
+        &mut self,
+        draft: &Arc<Draft>,
+        file: &File,
+        chunking: Chunking,
+        checksum: &OrderedChecksum,
+    ) -> Result<(), Error> {
+        let Some(member) = &mut self.member else { return Ok(()) };
+        let list = std::mem::take(&mut member.large);
+        let bytes = draft.stat.size_bytes;
+        if list.bytes != bytes {
+            // A range of it failed, and was reported.
+            return Ok(());
+        }
+        if let Err(fault) = unit::check_unchanged(file, draft) {
+            self.fault(fault);
+            return Ok(());
+        }
+        let checksums = match checksum.finish(bytes) {
+            Ok((checksums, _)) => checksums,
+            Err(source) => {
+                self.fault(SourceFault::Read { path: draft.path.clone(), source });
+                return Ok(());
+            }
+        };
+        let chunks = list.finish(&mut self.out)?;
+        let content = Content { bytes, chunking, checksums, chunks };
+        let draft = Draft {
+            path: draft.path.clone(),
+            stat: draft.stat.clone(),
+            xattrs: draft.xattrs.clone(),
+        };
+        let xattrs = draft.xattrs.clone();
+        self.out.shared.progress.item();
+        let links = draft.stat.links;
+        self.entry(draft.entry(Node::File(content), xattrs), links)
+    }
+
+    /// Takes a complete entry of something that has this many names.
+    fn entry(&mut self, entry: Entry, links: u64) -> Result<(), Error> {
+        if let Err(fault) = check_entry(&entry) {
+            self.fault(fault);
+            return Ok(());
+        }
+        let Some(member) = &mut self.member else { return Ok(()) };
+        member.count(&entry, links);
+        member.entries.push(&entry, &mut self.out)
+    }
+
+    fn end(&mut self) -> Result<(), Error> {
+        let Some(state) = self.member.take() else { return Ok(()) };
+        let opened = &self.opened[state.ordinal];
+        let entries = state.entries.finish(&mut self.out)?;
+        self.out.stats.bytes_read += state.summary.bytes_read;
+        let result = if state.faults.is_empty() {
+            Ok(Artifact {
+                member: opened.member.clone(),
+                source: opened.path.as_os_str().as_bytes().to_vec(),
+                started: self.started,
+                counts: state.counts,
+                algorithm: state.checksum.algorithm,
+                checksum: state.checksum.finish(),
+                entries,
+                extensions: Vec::new(),
+            })
+        } else {
+            Err(state.faults)
+        };
+        let (member, summary) = (opened.member.clone(), state.summary);
+        self.collected.members.push(CollectedMember { member, result, summary });
+        Ok(())
+    }
+}
+
+/// The member being collected.
+struct MemberState {
+    ordinal: usize,
+    entries: ListBuilder<Entry>,
+    /// Chunks of the large file under way.
+    large: ChunkList,
+    counts: Counts,
+    checksum: ArtifactChecksum,
+    faults: Vec<SourceFault>,
+    summary: MemberSummary,
+}
+
+impl MemberState {
+    fn new(ordinal: usize, algorithm: Algorithm) -> Self {
+        Self {
+            ordinal,
+            entries: ListBuilder::new(),
+            large: ChunkList::default(),
+            counts: Counts::default(),
+            checksum: ArtifactChecksum::new(algorithm),
+            faults: Vec::new(),
+            summary: MemberSummary::default(),
+        }
+    }
+
+    fn count(&mut self, entry: &Entry, links: u64) {
+        let counts = &mut self.counts;
+        match &entry.node {
+            Node::File(content) => {
+                counts.files += 1;
+                counts.bytes += content.bytes;
+            }
+            Node::HardLink(_) => counts.files += 1,
+            Node::Other(Kind::Dir) => counts.dirs += 1,
+            Node::Other(Kind::Symlink { .. }) => counts.symlinks += 1,
+            Node::Other(_) => counts.specials += 1,
+        }
+        self.checksum.add(entry, links);
+    }
+}
+
+/// The chunks of one file: inline while they are few, then a list. Adjacent holes become one.
+#[derive(Default)]
+struct ChunkList {
+    bytes: u64,
+    hole: u64,
+    inline: Vec<ChunkRef>,
+    list: Option<ListBuilder<ChunkRef>>,
+}
+
+impl ChunkList {
+    fn push(&mut self, chunk: ChunkRef, out: &mut Output<'_, '_>) -> Result<(), Error> {
+        self.bytes += chunk.bytes;
+        if chunk.is_hole() {
+            self.hole += chunk.bytes;
+            return Ok(());
+        }
+        self.push_hole(out)?;
+        self.append(chunk, out)
+    }
+
+    fn push_hole(&mut self, out: &mut Output<'_, '_>) -> Result<(), Error> {
+        match std::mem::take(&mut self.hole) {
+            0 => Ok(()),
+            bytes => self.append(ChunkRef::hole(bytes), out),
+        }
+    }
+
+    fn append(&mut self, chunk: ChunkRef, out: &mut Output<'_, '_>) -> Result<(), Error> {
+        if let Some(list) = &mut self.list {
+            return list.push(&chunk, out);
+        }
+        self.inline.push(chunk);
+        if self.inline.len() > INLINE_CHUNKS_MAX {
+            let list = self.list.insert(ListBuilder::new());
+            for chunk in self.inline.drain(..) {
+                list.push(&chunk, out)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(mut self, out: &mut Output<'_, '_>) -> Result<Chunks, Error> {
+        self.push_hole(out)?;
+        match self.list {
+            Some(list) => Ok(Chunks::List(list.finish(out)?)),
+            None => Ok(Chunks::Inline(self.inline)),
+        }
+    }
+}
+
+/// The checksum of a whole artifact: see "Directory checksum" in `store-format.md`.
+struct ArtifactChecksum {
+    algorithm: Algorithm,
+    blake3: Box<blake3::Hasher>,
+    sha256: sha2::Sha256,
+    /// The content's own checksum, if the root is a file.
+    single: Option<[u8; 32]>,
+    /// Checksums of files that later entries are links to.
+    linked: HashMap<Vec<u8>, [u8; 32]>,
+}
+
+impl ArtifactChecksum {
+    fn new(algorithm: Algorithm) -> Self {
+        Self {
+            algorithm,
+            blake3: Box::new(blake3::Hasher::new()),
+            sha256: sha2::Sha256::new(),
+            single: None,
+            linked: HashMap::new(),
+        }
+    }
+
+    fn of(&self, checksums: &Checksums) -> [u8; 32] {
+        match (self.algorithm, checksums.sha256) {
+            (Algorithm::Sha256, Some(sha256)) => sha256,
+            _ => checksums.blake3.0,
+        }
+    }
+
+    fn add(&mut self, entry: &Entry, links: u64) {
+        let checksum = match &entry.node {
+            Node::File(content) => self.of(&content.checksums),
+            Node::HardLink(target) => self.linked.get(target).copied().unwrap_or_default(),
+            Node::Other(_) => return,
+        };
+        if entry.path.is_empty() {
+            self.single = Some(checksum);
+        }
+        if links > 1 && entry.content().is_some() {
+            self.linked.insert(entry.path.clone(), checksum);
+        }
+        let line = [&entry.path[..], &[0], hex(&checksum).as_bytes(), b"\n"].concat();
+        match self.algorithm {
+            Algorithm::Blake3 => drop(self.blake3.update(&line)),
+            Algorithm::Sha256 => self.sha256.update(&line),
+        }
+    }
+
+    fn finish(self) -> [u8; 32] {
+        self.single.unwrap_or_else(|| match self.algorithm {
+            Algorithm::Blake3 => *self.blake3.finalize().as_bytes(),
+            Algorithm::Sha256 => self.sha256.finalize().into(),
+        })
+    }
+}
+
+/// Where chunks and pages go: packs being filled.
+struct Output<'a, 's> {
+    shared: &'a Shared<'s>,
+    packs: Sender<PackBuilder>,
+    fresh: Receiver<Vec<u8>>,
+    buffers_made: usize,
+    chunks: Option<PackBuilder>,
+    pages: Option<PackBuilder>,
+    /// Pages stored by this ingest, which the index may not have yet.
+    pages_seen: HashSet<Digest>,
+    stats: IngestStats,
+}
+
+impl Output<'_, '_> {
+    /// Stores a piece if it is new, and counts it.
+    fn store(&mut self, piece: &Piece, stored: &[u8]) -> Result<(), Error> {
+        match &piece.fate {
+            Fate::Hole => {}
+            Fate::InPlace => {
+                self.stats.chunks_reused += 1;
+                self.stats.chunks_in_place += 1;
+            }
+            Fate::Known => self.stats.chunks_reused += 1,
+            Fate::New { encoding, body } => {
+                self.stats.chunks_new += 1;
+                self.stats.chunks_encoded += 1;
+                self.stats.bytes_new += piece.chunk.bytes;
+                let body = &stored[body.clone()];
+                let pack = self.builder(PackContent::Chunks, body.len())?;
+                pack.push(piece.chunk.digest, piece.chunk.bytes as u32, *encoding, None, body);
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the pack of this content that has room, closing the one before if it has not.
+    fn builder(
+        &mut self,
+        content: PackContent,
+        stored_bytes: usize,
+    ) -> Result<&mut PackBuilder, Error> {
+        let open = match content {
+            PackContent::Chunks => &self.chunks,
+            PackContent::Pages => &self.pages,
+        };
+        if open.as_ref().is_some_and(|pack| !pack.has_room(stored_bytes)) {
+            self.close(content)?;
+        }
+        let store_id = self.shared.store.id();
+        let open = match content {
+            PackContent::Chunks => &mut self.chunks,
+            PackContent::Pages => &mut self.pages,
+        };
+        if open.is_none() {
+            let buffer = match content {
+                // At most three: one being filled, one waiting, one being written.
+                PackContent::Chunks if self.buffers_made < 3 => {
+                    self.buffers_made += 1;
+                    Vec::with_capacity(PACK_BYTES_TARGET + MIB)
+                }
+                PackContent::Chunks => self.fresh.recv().unwrap_or_default(),
+                PackContent::Pages => Vec::new(),
+            };
+            *open = Some(PackBuilder::new(content, store_id, buffer));
+        }
+        Ok(open.as_mut().expect("just made"))
+    }
+
+    /// Closes the open pack of this content, if there is one.
+    fn close(&mut self, content: PackContent) -> Result<(), Error> {
+        let open = match content {
+            PackContent::Chunks => self.chunks.take(),
+            PackContent::Pages => self.pages.take(),
+        };
+        match open {
+            // The packer is gone only after an error of its own, which is reported first.
+            Some(pack) => self.packs.send(pack).map_err(|_| Error::Interrupted),
+            None => Ok(()),
+        }
+    }
+}
+
+impl PageSink for Output<'_, '_> {
+    fn page(&mut self, bytes: Vec<u8>) -> Result<Digest, Error> {
+        let digest = Digest::of(&bytes);
+        if self.shared.index.snapshot().find(&digest).is_some() || !self.pages_seen.insert(digest) {
+            return Ok(digest);
+        }
+        let mut stored = Vec::new();
+        let mut encoder = Encoder::new().map_err(|_| Error::Encoder)?;
+        let encoding = encoder.encode(&bytes, Level::DENSE, &mut stored);
+        let mut check = vec![0; bytes.len()];
+        let mut decoder = Decoder::new().map_err(|_| Error::Encoder)?;
+        let decoded = decoder.decode(encoding, &stored, None, &mut check);
+        if decoded.is_err() || check != bytes {
+            return Err(Error::Encoder);
+        }
+        let pack = self.builder(PackContent::Pages, stored.len())?;
+        pack.push(digest, bytes.len() as u32, encoding, None, &stored);
+        Ok(digest)
+    }
+}

@@ -1,0 +1,132 @@
+//! The previous generation of what is being ingested: the first thing that every entry and every
+//! chunk is compared with.
+
+use std::cmp::Ordering;
+
+use super::super::tree::ChunkIter;
+use super::super::{ListIter, Store};
+use crate::clock::UnixNanos;
+use crate::format::manifest::{Artifact, Content, Entry};
+use crate::format::page::ChunkRef;
+use crate::fstree::{Stat, Time, compare_paths};
+use crate::limits::RACY_NANOS;
+
+/// Entries of the previous artifact, in step with the walk.
+pub(super) struct PreviousEntries<'s> {
+    entries: Option<ListIter<'s, Entry>>,
+    next: Option<Entry>,
+    /// Files with times from here on are not trusted to be unchanged.
+    racy_from: UnixNanos,
+}
+
+impl<'s> PreviousEntries<'s> {
+    pub fn new(store: &'s Store, artifact: Option<&Artifact>) -> Self {
+        let racy_from = artifact.map_or(UnixNanos(i64::MIN), |a| a.started.minus(RACY_NANOS));
+        let entries = artifact.map(|artifact| ListIter::new(store, &artifact.entries));
+        Self { entries, next: None, racy_from }
+    }
+
+    /// Returns the entry at `path`. Paths must be asked for in order. A list page that cannot be
+    /// read counts as having no entries: then the files are read.
+    pub fn at(&mut self, path: &[u8]) -> Option<Entry> {
+        loop {
+            if self.next.is_none() {
+                self.next = self.entries.as_mut()?.find_map(Result::ok);
+            }
+            match compare_paths(&self.next.as_ref()?.path, path) {
+                Ordering::Less => self.next = None,
+                Ordering::Equal => return self.next.take(),
+                Ordering::Greater => return None,
+            }
+        }
+    }
+
+    /// Says whether an entry is surely what it was: same length, times and inode, and times
+    /// clearly older than the start of the backup that read it.
+    pub fn is_unchanged(&self, entry: &Entry, stat: &Stat) -> bool {
+        let bytes = entry.content().map_or(0, |content| content.bytes);
+        let clearly_older = |time: Time| nanos(time) < i128::from(self.racy_from.0);
+        entry.inode == stat.inode
+            && entry.mtime == stat.mtime
+            && entry.ctime == stat.ctime
+            && (entry.content().is_none() || bytes == stat.size_bytes)
+            && clearly_older(stat.mtime)
+            && clearly_older(stat.ctime)
+    }
+}
+
+fn nanos(time: Time) -> i128 {
+    i128::from(time.secs) * 1_000_000_000 + i128::from(time.nanos)
+}
+
+/// The chunks of a file's previous content, handed out range by range.
+pub(super) struct PreviousChunks<'s> {
+    chunks: Option<ChunkIter<'s>>,
+    /// Offset of `held`.
+    at: u64,
+    held: Option<ChunkRef>,
+}
+
+impl<'s> PreviousChunks<'s> {
+    pub fn new(store: &'s Store, content: Option<&Content>) -> Self {
+        Self { chunks: content.map(|content| store.chunks(content)), at: 0, held: None }
+    }
+
+    /// Returns the previous chunks that overlap `start..end`. Ranges must be asked for in order.
+    pub fn range(&mut self, start: u64, end: u64) -> Range {
+        let mut range = Vec::new();
+        while self.at < end {
+            if self.held.is_none() {
+                match self.chunks.as_mut().and_then(Iterator::next) {
+                    Some(Ok(chunk)) => self.held = Some(chunk),
+                    // Behind an unreadable page offsets are unknown: nothing more is compared.
+                    Some(Err(_)) | None => {
+                        self.chunks = None;
+                        break;
+                    }
+                }
+            }
+            let Some(chunk) = self.held else { break };
+            let after = self.at.saturating_add(chunk.bytes);
+            if after > start {
+                range.push((self.at, chunk));
+            }
+            if after > end {
+                break;
+            }
+            self.at = after;
+            self.held = None;
+        }
+        Range(range)
+    }
+}
+
+/// Previous chunks with their offsets.
+#[derive(Default)]
+pub(super) struct Range(Vec<(u64, ChunkRef)>);
+
+impl Range {
+    /// Returns what the previous generation had at `offset`, if a chunk of the same length began
+    /// there, or a hole reached from there at least as far.
+    pub fn at(&self, offset: u64, bytes: u64) -> Option<ChunkRef> {
+        let after = self.0.partition_point(|(start, _)| *start <= offset);
+        let (start, chunk) = self.0.get(after.checked_sub(1)?)?;
+        if chunk.is_hole() {
+            (start + chunk.bytes >= offset + bytes).then(|| ChunkRef::hole(bytes))
+        } else {
+            (*start == offset && chunk.bytes == bytes).then_some(*chunk)
+        }
+    }
+
+    /// Says whether `start..end` was all zeros.
+    pub fn is_hole(&self, start: u64, end: u64) -> bool {
+        let mut at = start;
+        for (begin, chunk) in &self.0 {
+            if *begin > at || !chunk.is_hole() {
+                break;
+            }
+            at = at.max(begin + chunk.bytes);
+        }
+        at >= end
+    }
+}

@@ -1,0 +1,133 @@
+//! References: how people name generations, members and paths.
+//!
+//! `name`, `name@latest`, `name@g3`, and each with `:member/path`.
+
+use std::collections::BTreeSet;
+
+use super::Error;
+use crate::format::manifest::check_label;
+use crate::format::record::GenerationNumber;
+use crate::log::{self, Log};
+
+/// Which generation of a deployment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// The newest visible one.
+    Latest,
+    /// One by number.
+    Number(GenerationNumber),
+}
+
+/// A parsed reference.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reference {
+    /// The deployment.
+    pub deployment: String,
+    /// The generation.
+    pub which: Which,
+    /// `member` or `member/path`, raw; `None` means everything.
+    pub path: Option<Vec<u8>>,
+}
+
+impl Reference {
+    /// Parses a reference; the path may be any bytes.
+    ///
+    /// # Errors
+    /// [`Error::BadReference`].
+    pub fn parse(text: &[u8]) -> Result<Self, Error> {
+        let bad = |reason| Error::BadReference {
+            text: String::from_utf8_lossy(text).into_owned(),
+            reason,
+        };
+        let (name, path) = match text.iter().position(|byte| *byte == b':') {
+            Some(at) => (&text[..at], Some(&text[at + 1..])),
+            None => (text, None),
+        };
+        let name = std::str::from_utf8(name).map_err(|_| bad("the name is not UTF-8"))?;
+        let (deployment, which) = match name.split_once('@') {
+            None => (name, Which::Latest),
+            Some((deployment, "latest")) => (deployment, Which::Latest),
+            Some((deployment, number)) => {
+                let number = number
+                    .strip_prefix('g')
+                    .filter(|digits| digits.bytes().all(|b| b.is_ascii_digit()))
+                    .and_then(|digits| digits.parse().ok())
+                    .filter(|number| *number > 0)
+                    .ok_or_else(|| bad("after '@' comes 'latest' or 'g' and a number from 1"))?;
+                (deployment, Which::Number(GenerationNumber(number)))
+            }
+        };
+        if check_label("deployment", deployment).is_err() {
+            return Err(bad("it begins with the name of a deployment"));
+        }
+        let path = path.map(trim_slashes).filter(|path| !path.is_empty()).map(<[u8]>::to_vec);
+        Ok(Self { deployment: deployment.to_owned(), which, path })
+    }
+}
+
+fn trim_slashes(mut path: &[u8]) -> &[u8] {
+    while let [b'/', rest @ ..] | [rest @ .., b'/'] = path {
+        path = rest;
+    }
+    path
+}
+
+/// Checks a name of a deployment or member given by a person.
+///
+/// # Errors
+/// [`Error::BadLabel`].
+pub fn parse_label(what: &'static str, label: &str) -> Result<String, Error> {
+    check_label(what, label).map_err(Error::BadLabel)?;
+    Ok(label.to_owned())
+}
+
+/// Resolves a reference in a log.
+pub(super) fn resolve(log: &Log, reference: &Reference) -> Result<log::Generation, Error> {
+    let generations = log.generations();
+    let name = &reference.deployment;
+    let newest = generations
+        .iter()
+        .filter(|generation| generation.deployment == *name)
+        .max_by_key(|generation| generation.number);
+    let Some(newest) = newest else {
+        let known: BTreeSet<_> = generations.into_iter().map(|known| known.deployment).collect();
+        let known = known.into_iter().collect();
+        return Err(Error::UnknownDeployment { name: name.clone(), known });
+    };
+    let Which::Number(number) = reference.which else { return Ok(newest.clone()) };
+    let found = generations
+        .iter()
+        .find(|generation| generation.deployment == *name && generation.number == number);
+    found.cloned().ok_or_else(|| Error::UnknownGeneration {
+        deployment: name.clone(),
+        generation: number,
+        newest: newest.number,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Reference, Error> {
+        Reference::parse(text.as_bytes())
+    }
+
+    #[test]
+    fn references_parse() {
+        let orders = |which, path: Option<&str>| Reference {
+            deployment: "orders".into(),
+            which,
+            path: path.map(|path| path.as_bytes().to_vec()),
+        };
+        let third = Which::Number(GenerationNumber(3));
+        assert_eq!(parse("orders").unwrap(), orders(Which::Latest, None));
+        assert_eq!(parse("orders@latest").unwrap(), orders(Which::Latest, None));
+        assert_eq!(parse("orders@g3").unwrap(), orders(third, None));
+        assert_eq!(parse("orders@g3:api/a:b@c").unwrap(), orders(third, Some("api/a:b@c")));
+        assert_eq!(parse("orders:/api/").unwrap(), orders(Which::Latest, Some("api")));
+        for bad in ["", "@g1", "orders@", "orders@3", "orders@g0", "orders@g", "a/b", "orders@g-1"] {
+            assert!(matches!(parse(bad), Err(Error::BadReference { .. })), "{bad}");
+        }
+    }
+}
