@@ -7,7 +7,9 @@ use crate::digest::Digest;
 use crate::limits::LABEL_BYTES_MAX;
 
 /// The number of a commit record; the first is 1.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, bincode::Encode, bincode::Decode)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, bincode::Encode, bincode::Decode,
+)]
 pub struct CommitNumber(pub u64);
 
 /// A generation's number within its deployment; the first is 1.
