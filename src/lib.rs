@@ -4,9 +4,9 @@
 //!
 //! | layer | modules | what |
 //! |---|---|---|
-//! | L0 | [`digest`], [`limits`], [`clock`] | values |
+//! | L0 | [`digest`], [`limits`], [`clock`], [`values`] | values |
 //! | L1 | [`chunker`], [`codec`], [`format`], [`backend`], [`fstree`] | pure bytes; `backend` and `fstree` alone do I/O |
-//! | L2 | [`pack`], [`index`], [`log`] | one mechanism each |
+//! | L2 | [`pack`], [`index`], [`log`], [`lease`] | one mechanism each |
 //! | L3 | [`store`] | what the store can do |
 //! | L5 | `cli` | arguments, progress, text and JSON |
 
@@ -25,6 +25,7 @@ pub mod limits;
 pub mod log;
 pub mod pack;
 pub mod store;
+pub mod values;
 
 // #[doc(hidden)]
 // pub mod cli;

@@ -34,43 +34,25 @@ const CHECKS: [(&str, Check); 22] = [
     ("an object reads back as it was put", reads_back),
     ("parts are concatenated", parts_are_concatenated),
     ("an object may be empty", empty_object),
-    (
-        "an object may have any bytes and a size off every boundary",
-        large_object,
-    ),
+    ("an object may have any bytes and a size off every boundary", large_object),
     ("sizes around blocks are exact", sizes_around_blocks),
     ("the first writer wins", first_writer_wins),
-    (
-        "one of many writers of a key creates it",
-        one_of_many_creates,
-    ),
-    (
-        "writers of different keys do not disturb each other",
-        many_keys_at_once,
-    ),
+    ("one of many writers of a key creates it", one_of_many_creates),
+    ("writers of different keys do not disturb each other", many_keys_at_once),
     ("a missing object is not found", missing_object),
     ("a range past the end is short", short_reads),
     ("ranges are exact", ranges),
     ("an object over the bound is too large", too_large),
     ("a listing is sorted by key", listing::is_sorted),
-    (
-        "a listing has its folder only",
-        listing::is_limited_to_its_folder,
-    ),
+    ("a listing has its folder only", listing::is_limited_to_its_folder),
     ("a listing may call the backend", listing::may_call_back),
-    (
-        "a folder that cannot be one is refused",
-        listing::refuses_bad_folders,
-    ),
+    ("a folder that cannot be one is refused", listing::refuses_bad_folders),
     ("deleting removes, and may be repeated", deleting),
     ("a deleted key can be put again", put_again_after_deletion),
     ("keys may have the greatest length", longest_keys),
     ("shared locks exclude exclusive ones", shared_locks),
     ("an exclusive lock excludes all", exclusive_lock),
-    (
-        "locks are apart from objects and from each other",
-        locks_are_apart,
-    ),
+    ("locks are apart from objects and from each other", locks_are_apart),
 ];
 
 /// Runs every check, each on a new, empty backend that `make` returns.
@@ -110,10 +92,7 @@ fn noise(bytes: usize, seed: u64) -> Vec<u8> {
 
 fn create(backend: &dyn Backend, key: &Key, bytes: &[u8]) -> Result<(), Failure> {
     let put = backend.put(key, &[bytes])?;
-    ensure!(
-        put == Put::Created,
-        "{key}: put into an empty store says {put:?}"
-    );
+    ensure!(put == Put::Created, "{key}: put into an empty store says {put:?}");
     Ok(())
 }
 
@@ -150,12 +129,8 @@ fn listed(backend: &dyn Backend, folder: &str) -> Result<Vec<(String, u64)>, Fai
 }
 
 fn reads_back(backend: &dyn Backend) -> Result<(), Failure> {
-    let keys = [
-        key("store")?,
-        key("log/00000000000000000001")?,
-        pack("ab")?,
-        key("a/b/c/d.e_f-g")?,
-    ];
+    let keys =
+        [key("store")?, key("log/00000000000000000001")?, pack("ab")?, key("a/b/c/d.e_f-g")?];
     for (seed, key) in keys.iter().enumerate() {
         create(backend, key, &noise(1000 + seed, seed as u64))?;
     }
@@ -180,11 +155,7 @@ fn empty_object(backend: &dyn Backend) -> Result<(), Failure> {
     expect(backend, &none, b"")?;
     expect(backend, &empty, b"")?;
     let found = listed(backend, "pages")?;
-    ensure!(
-        found.len() == 2,
-        "{} of 2 empty objects listed",
-        found.len()
-    );
+    ensure!(found.len() == 2, "{} of 2 empty objects listed", found.len());
     let put = backend.put(&empty, &[b"more"])?;
     ensure!(put == Put::Existed, "put over an empty object says {put:?}");
     expect(backend, &empty, b"")
@@ -193,16 +164,7 @@ fn empty_object(backend: &dyn Backend) -> Result<(), Failure> {
 fn large_object(backend: &dyn Backend) -> Result<(), Failure> {
     let bytes = noise(5 * 1024 * 1024 + 17, 5);
     // Cut where no boundary is.
-    let cuts = [
-        0,
-        1,
-        4095,
-        70_001,
-        1_048_577,
-        1_048_577,
-        4_500_000,
-        bytes.len(),
-    ];
+    let cuts = [0, 1, 4095, 70_001, 1_048_577, 1_048_577, 4_500_000, bytes.len()];
     let parts: Vec<&[u8]> = cuts.windows(2).map(|cut| &bytes[cut[0]..cut[1]]).collect();
     let key = pack("5e")?;
     let put = backend.put(&key, &parts)?;
@@ -238,27 +200,17 @@ fn first_writer_wins(backend: &dyn Backend) -> Result<(), Failure> {
 
 fn one_of_many_creates(backend: &dyn Backend) -> Result<(), Failure> {
     const WRITERS: usize = 8;
-    for (key, bytes) in [
-        (key("log/00000000000000000001")?, 300),
-        (pack("cc")?, 1_500_000),
-    ] {
+    for (key, bytes) in [(key("log/00000000000000000001")?, 300), (pack("cc")?, 1_500_000)] {
         let start = Barrier::new(WRITERS);
-        let contents: Vec<Vec<u8>> = (1..=WRITERS as u64)
-            .map(|seed| noise(bytes, seed))
-            .collect();
+        let contents: Vec<Vec<u8>> = (1..=WRITERS as u64).map(|seed| noise(bytes, seed)).collect();
         let results: Vec<_> = std::thread::scope(|scope| {
             let write = |content| {
                 start.wait();
                 backend.put(&key, &[content])
             };
-            let threads: Vec<_> = contents
-                .iter()
-                .map(|content| scope.spawn(move || write(content)))
-                .collect();
-            threads
-                .into_iter()
-                .map(std::thread::ScopedJoinHandle::join)
-                .collect()
+            let threads: Vec<_> =
+                contents.iter().map(|content| scope.spawn(move || write(content))).collect();
+            threads.into_iter().map(std::thread::ScopedJoinHandle::join).collect()
         });
         let mut creators = Vec::new();
         for (writer, result) in results.into_iter().enumerate() {
@@ -269,11 +221,7 @@ fn one_of_many_creates(backend: &dyn Backend) -> Result<(), Failure> {
                 creators.push(writer);
             }
         }
-        ensure!(
-            creators.len() == 1,
-            "{key}: {} of {WRITERS} writers created it",
-            creators.len()
-        );
+        ensure!(creators.len() == 1, "{key}: {} of {WRITERS} writers created it", creators.len());
         expect(backend, &key, &contents[creators[0]])?;
     }
     Ok(())
@@ -291,15 +239,12 @@ fn many_keys_at_once(backend: &dyn Backend) -> Result<(), Failure> {
         Ok::<(), Failure>(())
     };
     std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..WRITERS)
-            .map(|writer| scope.spawn(move || write(writer)))
-            .collect();
-        threads
-            .into_iter()
-            .try_for_each(|thread| match thread.join() {
-                Ok(result) => result,
-                Err(_) => Err(Failure("put panics".to_owned())),
-            })
+        let threads: Vec<_> =
+            (0..WRITERS).map(|writer| scope.spawn(move || write(writer))).collect();
+        threads.into_iter().try_for_each(|thread| match thread.join() {
+            Ok(result) => result,
+            Err(_) => Err(Failure("put panics".to_owned())),
+        })
     })?;
     for writer in 0..WRITERS {
         for object in 0..OBJECTS {
@@ -307,34 +252,21 @@ fn many_keys_at_once(backend: &dyn Backend) -> Result<(), Failure> {
         }
     }
     let found = listed(backend, "runs")?.len() as u64;
-    ensure!(
-        found == WRITERS * OBJECTS,
-        "{found} of {} listed",
-        WRITERS * OBJECTS
-    );
+    ensure!(found == WRITERS * OBJECTS, "{found} of {} listed", WRITERS * OBJECTS);
     Ok(())
 }
 
 fn missing_object(backend: &dyn Backend) -> Result<(), Failure> {
     create(backend, &key("index/present")?, b"x")?;
     // The third would be below an object, the fourth is a folder, the last has no folder yet.
-    for text in [
-        "index/absent",
-        "absent",
-        "index/present/x",
-        "index",
-        "none/absent",
-    ] {
+    for text in ["index/absent", "absent", "index/present/x", "index", "none/absent"] {
         let key = key(text)?;
         expect_not_found(format_args!("len of {key}"), backend.len(&key))?;
         expect_not_found(format_args!("read of {key}"), backend.read(&key, u64::MAX))?;
         let read = backend.read_at(&key, 0, &mut [0; 1]);
         expect_not_found(format_args!("read_at of {key}"), read)?;
     }
-    expect_not_found(
-        "a missing pack",
-        backend.read_at(&pack("0")?, 0, &mut [0; 1]),
-    )
+    expect_not_found("a missing pack", backend.read_at(&pack("0")?, 0, &mut [0; 1]))
 }
 
 fn short_reads(backend: &dyn Backend) -> Result<(), Failure> {
@@ -352,11 +284,8 @@ fn short_reads(backend: &dyn Backend) -> Result<(), Failure> {
     ];
     for (offset, bytes) in cases {
         match backend.read_at(&key, offset, &mut vec![0; bytes]) {
-            Err(Error::Short {
-                actual: 10,
-                expected,
-                ..
-            }) if expected == offset.saturating_add(bytes as u64) => {}
+            Err(Error::Short { actual: 10, expected, .. })
+                if expected == offset.saturating_add(bytes as u64) => {}
             Err(other) => {
                 return Err(Failure(format!(
                     "{bytes} bytes at {offset}: not `Short` but: {other}"
@@ -372,22 +301,13 @@ fn ranges(backend: &dyn Backend) -> Result<(), Failure> {
     let bytes = noise(300_000, 3);
     let key = pack("77")?;
     create(backend, &key, &bytes)?;
-    for (offset, size) in [
-        (0, 0),
-        (0, 1),
-        (1, 4096),
-        (4095, 2),
-        (299_999, 1),
-        (300_000, 0),
-        (123, 234_567),
-    ] {
+    for (offset, size) in
+        [(0, 0), (0, 1), (1, 4096), (4095, 2), (299_999, 1), (300_000, 0), (123, 234_567)]
+    {
         let mut buffer = vec![0xa5; size + 2];
         backend.read_at(&key, offset as u64, &mut buffer[1..=size])?;
         let around = (buffer[0], buffer[size + 1]);
-        ensure!(
-            around == (0xa5, 0xa5),
-            "{size} bytes at {offset}: writes outside of the buffer"
-        );
+        ensure!(around == (0xa5, 0xa5), "{size} bytes at {offset}: writes outside of the buffer");
         ensure!(
             buffer[1..=size] == bytes[offset..offset + size],
             "{size} bytes at {offset} differ"
@@ -402,14 +322,9 @@ fn too_large(backend: &dyn Backend) -> Result<(), Failure> {
         create(backend, &key, &noise(size, 1))?;
         let actual_expected = size as u64;
         match backend.read(&key, actual_expected - 1) {
-            Err(Error::TooLarge {
-                bytes_max, actual, ..
-            }) => {
+            Err(Error::TooLarge { bytes_max, actual, .. }) => {
                 let told = (bytes_max, actual);
-                ensure!(
-                    told == (actual_expected - 1, actual_expected),
-                    "{key}: told {told:?}"
-                );
+                ensure!(told == (actual_expected - 1, actual_expected), "{key}: told {told:?}");
             }
             Err(other) => return Err(Failure(format!("{key}: not `TooLarge` but: {other}"))),
             Ok(_) => return Err(Failure(format!("{key}: read in spite of the bound"))),
@@ -420,10 +335,7 @@ fn too_large(backend: &dyn Backend) -> Result<(), Failure> {
 }
 
 fn deleting(backend: &dyn Backend) -> Result<(), Failure> {
-    for (key, kept) in [
-        (key("index/gone")?, key("index/kept")?),
-        (pack("dd")?, pack("de")?),
-    ] {
+    for (key, kept) in [(key("index/gone")?, key("index/kept")?), (pack("dd")?, pack("de")?)] {
         create(backend, &key, &noise(5000, 1))?;
         create(backend, &kept, b"kept")?;
         expect(backend, &key, &noise(5000, 1))?;
@@ -440,10 +352,7 @@ fn deleting(backend: &dyn Backend) -> Result<(), Failure> {
     backend.delete(&key("index/kept/below")?)?;
     backend.delete(&key("index")?)?;
     let found = listed(backend, "")?.len();
-    ensure!(
-        found == 2,
-        "{found} objects listed, not the 2 that were kept"
-    );
+    ensure!(found == 2, "{found} objects listed, not the 2 that were kept");
     Ok(())
 }
 
@@ -474,16 +383,10 @@ fn longest_keys(backend: &dyn Backend) -> Result<(), Failure> {
 fn shared_locks(backend: &dyn Backend) -> Result<(), Failure> {
     let first = backend.try_lock("store", LockMode::Shared)?;
     let second = backend.try_lock("store", LockMode::Shared)?;
-    ensure!(
-        first.is_some() && second.is_some(),
-        "two shared locks exclude each other"
-    );
+    ensure!(first.is_some() && second.is_some(), "two shared locks exclude each other");
     for (held, what) in [(first, "two"), (second, "one")] {
         let exclusive = backend.try_lock("store", LockMode::Exclusive)?;
-        ensure!(
-            exclusive.is_none(),
-            "an exclusive lock beside {what} shared"
-        );
+        ensure!(exclusive.is_none(), "an exclusive lock beside {what} shared");
         drop(held);
     }
     let exclusive = backend.try_lock("store", LockMode::Exclusive)?;
@@ -506,10 +409,7 @@ fn exclusive_lock(backend: &dyn Backend) -> Result<(), Failure> {
 fn locks_are_apart(backend: &dyn Backend) -> Result<(), Failure> {
     let one = backend.try_lock("one", LockMode::Exclusive)?;
     let two = backend.try_lock("two.lock", LockMode::Exclusive)?;
-    ensure!(
-        one.is_some() && two.is_some(),
-        "locks of different names exclude each other"
-    );
+    ensure!(one.is_some() && two.is_some(), "locks of different names exclude each other");
     create(backend, &key("one")?, b"x")?;
     backend.delete(&key("one")?)?;
     let found = listed(backend, "")?;

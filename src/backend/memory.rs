@@ -72,19 +72,13 @@ impl Backend for MemoryBackend {
         let bytes = self.find(key)?;
         let actual = bytes.len() as u64;
         let expected = offset.saturating_add(buffer.len() as u64);
-        let range = usize::try_from(offset)
-            .ok()
-            .zip(usize::try_from(expected).ok());
+        let range = usize::try_from(offset).ok().zip(usize::try_from(expected).ok());
         match range.and_then(|(start, end)| bytes.get(start..end)) {
             Some(found) => {
                 buffer.copy_from_slice(found);
                 Ok(())
             }
-            None => Err(Error::Short {
-                key: key.clone(),
-                expected,
-                actual,
-            }),
+            None => Err(Error::Short { key: key.clone(), expected, actual }),
         }
     }
 
@@ -92,11 +86,7 @@ impl Backend for MemoryBackend {
         let bytes = self.find(key)?;
         let actual = bytes.len() as u64;
         if actual > bytes_max {
-            return Err(Error::TooLarge {
-                key: key.clone(),
-                bytes_max,
-                actual,
-            });
+            return Err(Error::TooLarge { key: key.clone(), bytes_max, actual });
         }
         Ok(ObjectBytes::shared(bytes))
     }
@@ -107,10 +97,7 @@ impl Backend for MemoryBackend {
 
     fn list(&self, folder: &str, each: &mut dyn FnMut(Key, u64)) -> Result<(), Error> {
         let found: Vec<(Key, u64)> = if folder.is_empty() {
-            self.objects()
-                .iter()
-                .map(|(key, bytes)| (key.clone(), bytes.len() as u64))
-                .collect()
+            self.objects().iter().map(|(key, bytes)| (key.clone(), bytes.len() as u64)).collect()
         } else {
             let prefix = format!("{}/", Key::new(folder)?);
             let start = Bound::Excluded(Key::new(folder)?);
@@ -137,9 +124,7 @@ impl Backend for MemoryBackend {
 
     fn try_lock(&self, name: &str, mode: LockMode) -> Result<Option<Box<dyn Lock>>, Error> {
         if Key::new(name).is_err() || name.contains('/') {
-            return Err(Error::BadKey {
-                text: name.to_owned(),
-            });
+            return Err(Error::BadKey { text: name.to_owned() });
         }
         let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
         match (locks.get_mut(name), mode) {
@@ -152,10 +137,7 @@ impl Backend for MemoryBackend {
             (Some(Holders::Shared(count)), LockMode::Shared) => *count += 1,
             (Some(_), _) => return Ok(None),
         }
-        Ok(Some(Box::new(Held {
-            locks: Arc::clone(&self.locks),
-            name: name.to_owned(),
-        })))
+        Ok(Some(Box::new(Held { locks: Arc::clone(&self.locks), name: name.to_owned() })))
     }
 
     fn location(&self) -> String {
@@ -206,19 +188,9 @@ mod tests {
         assert_eq!(second.len(&key("index/a")).unwrap(), 1);
         let held = first.try_lock("store", LockMode::Exclusive).unwrap();
         assert!(held.is_some());
-        assert!(
-            second
-                .try_lock("store", LockMode::Shared)
-                .unwrap()
-                .is_none()
-        );
+        assert!(second.try_lock("store", LockMode::Shared).unwrap().is_none());
         drop(held);
-        assert!(
-            second
-                .try_lock("store", LockMode::Shared)
-                .unwrap()
-                .is_some()
-        );
+        assert!(second.try_lock("store", LockMode::Shared).unwrap().is_some());
     }
 
     #[test]
@@ -227,10 +199,7 @@ mod tests {
         backend.replace(&key("index/a"), b"damaged".to_vec());
         assert_eq!(&*backend.read(&key("index/a"), 7).unwrap(), b"damaged");
         assert!(backend.remove_raw(&key("index/a")).is_some());
-        assert!(matches!(
-            backend.len(&key("index/a")),
-            Err(Error::NotFound { .. })
-        ));
+        assert!(matches!(backend.len(&key("index/a")), Err(Error::NotFound { .. })));
     }
 
     #[test]

@@ -42,9 +42,7 @@ impl Key {
         let good = |part: &str| {
             !part.is_empty()
                 && !part.starts_with('.')
-                && part
-                    .bytes()
-                    .all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-'))
+                && part.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-'))
         };
         let reserved = RESERVED.contains(&text.split('/').next().unwrap_or_default());
         if text.len() <= KEY_BYTES_MAX && text.split('/').all(good) && !reserved {
@@ -270,34 +268,14 @@ mod tests {
     #[test]
     fn keys_stay_inside_the_store() {
         let longest = "k".repeat(KEY_BYTES_MAX);
-        for text in [
-            "store",
-            "log/00000000000000000001",
-            "a/b-c_d.e",
-            "tmp-1",
-            "x/tmp",
-            &longest,
-        ] {
+        for text in ["store", "log/00000000000000000001", "a/b-c_d.e", "tmp-1", "x/tmp", &longest] {
             assert_eq!(Key::new(text).unwrap().as_str(), text);
         }
         let too_long = "k".repeat(KEY_BYTES_MAX + 1);
-        let bad = [
-            "", "/", "/a", "a/", "a//b", ".", "..", "a/../b", ".a", "a/.b", "A", "a b", "ä",
-        ];
-        let reserved = [
-            "tmp",
-            "tmp/x",
-            "locks",
-            "locks/store",
-            "a\0",
-            "a\\b",
-            &too_long,
-        ];
+        let bad = ["", "/", "/a", "a/", "a//b", ".", "..", "a/../b", ".a", "a/.b", "A", "a b", "ä"];
+        let reserved = ["tmp", "tmp/x", "locks", "locks/store", "a\0", "a\\b", &too_long];
         for text in bad.into_iter().chain(reserved) {
-            assert!(
-                matches!(Key::new(text), Err(Error::BadKey { .. })),
-                "{text:?}"
-            );
+            assert!(matches!(Key::new(text), Err(Error::BadKey { .. })), "{text:?}");
         }
     }
 

@@ -4,8 +4,8 @@
 use std::fmt;
 
 use super::{Error, frame};
-use crate::chunker::Params;
 use crate::clock::UnixNanos;
+use crate::values::Params;
 
 /// The version that readers of this program understand, and that it writes.
 pub const READ_VERSION: u32 = 1;
@@ -125,10 +125,9 @@ mod tests {
         assert_eq!(Header::decode(&newer.encode()), Ok((newer, Access::ReadOnly)));
         let feature = Header { write_features: 1, ..header() };
         assert_eq!(Header::decode(&feature.encode()), Ok((feature, Access::ReadOnly)));
-        for refused in [
-            Header { read_version: 2, ..header() },
-            Header { read_features: 1 << 63, ..header() },
-        ] {
+        for refused in
+            [Header { read_version: 2, ..header() }, Header { read_features: 1 << 63, ..header() }]
+        {
             assert!(matches!(Header::decode(&refused.encode()), Err(Error::Newer { .. })));
         }
     }

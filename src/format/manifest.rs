@@ -9,14 +9,14 @@ use bincode::{Decode, Encode};
 
 use super::page::{ChunkRef, Item, ListRef};
 use super::{Error, frame, le};
-use crate::chunker::Chunking;
+
 use crate::clock::UnixNanos;
 use crate::digest::{Algorithm, Checksums, Digest};
-use crate::fstree::{Kind, Time, Xattr, check_path};
 use crate::limits::{
     FILE_BYTES_MAX, INLINE_CHUNKS_MAX, LABEL_BYTES_MAX, MEMBERS_MAX, XATTR_VALUE_BYTES_MAX,
     XATTRS_MAX,
 };
+use crate::values::{Chunking, Kind, Time, Xattr, check_path};
 
 /// The content of a regular file.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]

@@ -7,8 +7,8 @@
 pub mod frame;
 pub mod header;
 pub mod manifest;
-pub mod page;
 pub mod pack;
+pub mod page;
 pub mod record;
 pub mod segment;
 
@@ -64,7 +64,9 @@ pub enum Error {
         reason: String,
     },
     /// The object was written by a newer version; it is not damaged.
-    #[error("{what}: written by a newer version (format {actual}, this program reads up to {supported})")]
+    #[error(
+        "{what}: written by a newer version (format {actual}, this program reads up to {supported})"
+    )]
     Newer {
         /// The structure.
         what: &'static str,

@@ -8,9 +8,9 @@
 
 use super::header::StoreId;
 use super::{Error, SEAL_NONE, check_seal, le};
-use crate::codec::Encoding;
 use crate::digest::Digest;
 use crate::limits::{CHUNK_BYTES_MAX, PACK_BYTES_MAX, PACK_CHUNKS_MAX, STORED_BYTES_MAX};
+use crate::values::Encoding;
 
 /// First bytes of a pack.
 pub const HEAD_MAGIC: [u8; 8] = *b"SRPACK\r\n";
@@ -208,7 +208,11 @@ impl Tail {
         }
         let (records, bases) = (le::u32(tail, 8) as usize, le::u32(tail, 12) as usize);
         if records > PACK_CHUNKS_MAX || bases > records {
-            return Err(field("chunk count", records as u64, "at most 262144, bases at most as many"));
+            return Err(field(
+                "chunk count",
+                records as u64,
+                "at most 262144, bases at most as many",
+            ));
         }
         let directory_at = le::u64(tail, 0);
         let directory_bytes = (records * ENTRY_BYTES + bases * BASE_BYTES) as u64;
@@ -304,9 +308,9 @@ fn decode_record(entry: &[u8], bases: &[u8]) -> Result<Record, Error> {
 /// Parses an encoding byte of a record.
 pub(super) fn encoding(what: &'static str, byte: u8) -> Result<Encoding, Error> {
     match Encoding::from_byte(byte) {
-        Ok(encoding) => Ok(encoding),
-        Err(_) if byte == Encoding::SEALED_RESERVED => Err(Error::Sealed { what, method: byte }),
-        Err(_) => {
+        Some(encoding) => Ok(encoding),
+        None if byte == Encoding::SEALED_RESERVED => Err(Error::Sealed { what, method: byte }),
+        None => {
             let (actual, supported) = (u64::from(byte), Encoding::ZstdWithBase as u64);
             Err(Error::Newer { what, actual, supported })
         }

@@ -249,10 +249,7 @@ mod tests {
 
     #[test]
     fn pages_survive_and_are_refused_in_another_role() {
-        let items = [
-            ChunkRef { bytes: 65536, digest: Digest::of(b"a") },
-            ChunkRef::hole(1 << 40),
-        ];
+        let items = [ChunkRef { bytes: 65536, digest: Digest::of(b"a") }, ChunkRef::hole(1 << 40)];
         let mut page = PageBuilder::new::<ChunkRef>(0);
         for item in &items {
             page.push(item);

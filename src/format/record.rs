@@ -122,8 +122,7 @@ mod tests {
         };
         for event in [promote, Event::Unknown { kind: 700, body: vec![1, 2] }] {
             let previous = Digest([1; 32]);
-            let record =
-                Record { number: CommitNumber(4), previous, time: UnixNanos(-5), event };
+            let record = Record { number: CommitNumber(4), previous, time: UnixNanos(-5), event };
             assert_eq!(Record::decode(&record.encode()), Ok(record));
         }
     }

@@ -337,7 +337,7 @@ impl SegmentView {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::codec::Encoding;
+    use crate::values::Encoding;
 
     const STORE: StoreId = StoreId([1; 16]);
 

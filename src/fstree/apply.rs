@@ -102,7 +102,7 @@ impl Destination {
         };
         let failed = |action| move |errno| self.system_error(action, path, errno);
         let stat = stat_fd(node.as_fd()).map_err(failed("stat"))?;
-        if stat.kind.file_type() != meta.kind.file_type() {
+        if super::type_of(&stat.kind) != super::type_of(meta.kind) {
             return Err(Error::WrongKind {
                 path: self.entry(path),
                 expected: meta.kind.name(),
@@ -189,9 +189,7 @@ impl Change<'_> {
             return Ok(());
         }
         self.mode_unsure = true;
-        self.node
-            .set_owner(uid, gid)
-            .map_err(|errno| self.error("change the owner of", errno))
+        self.node.set_owner(uid, gid).map_err(|errno| self.error("change the owner of", errno))
     }
 
     fn set_xattrs(&mut self) -> Result<(), Error> {
@@ -268,11 +266,7 @@ impl Change<'_> {
         if matches!(self.meta.kind, Kind::Symlink { .. }) {
             return Ok(());
         }
-        let withheld = if self.policy.set_id_bits {
-            0
-        } else {
-            SET_ID_BITS
-        };
+        let withheld = if self.policy.set_id_bits { 0 } else { SET_ID_BITS };
         let mode = self.meta.mode & !withheld;
         if !self.mode_unsure && stat.mode == mode {
             return Ok(());

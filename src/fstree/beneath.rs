@@ -19,10 +19,8 @@ const CALL_PATH_BYTES_MAX: usize = 4095;
 const RACES_MAX: usize = 8;
 
 /// Flags of a directory that is only passed through.
-const PASSAGE: OFlags = OFlags::PATH
-    .union(OFlags::DIRECTORY)
-    .union(OFlags::NOFOLLOW)
-    .union(OFlags::CLOEXEC);
+const PASSAGE: OFlags =
+    OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// How paths are resolved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -21,8 +21,9 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, Dir, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
+use super::PathError;
 use super::beneath::Resolver;
-use super::error::{EntryPath, Error, PathError};
+use super::error::{EntryPath, Error};
 use super::stat::{stat_at, stat_fd};
 use super::{Kind, Stat, check_path};
 
@@ -31,9 +32,7 @@ const NEW_DIR: Mode = Mode::RWXU;
 /// Mode of a new file: the owner's alone.
 const NEW_FILE: Mode = Mode::RUSR.union(Mode::WUSR);
 
-const ROOT: OFlags = OFlags::RDONLY
-    .union(OFlags::DIRECTORY)
-    .union(OFlags::CLOEXEC);
+const ROOT: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
 /// Longest target of a symlink, in bytes: Linux `PATH_MAX` without the final NUL.
 const TARGET_BYTES_MAX: usize = 4095;
@@ -79,19 +78,14 @@ impl Destination {
         let root = opened.map_err(|errno| {
             let path = EntryPath::new(dir, b"");
             match stat_at(rustix::fs::CWD, dir, AtFlags::empty()) {
-                Ok(Stat { kind, .. }) if kind != Kind::Dir => Error::NotADirectory {
-                    path,
-                    actual: kind.name(),
-                },
+                Ok(Stat { kind, .. }) if kind != Kind::Dir => {
+                    Error::NotADirectory { path, actual: kind.name() }
+                }
                 _ => Error::system("open", path, errno),
             }
         })?;
         let resolver = resolver.unwrap_or_else(|| Resolver::detect(root.as_fd()));
-        Ok(Self {
-            root,
-            path: dir.to_path_buf(),
-            resolver,
-        })
+        Ok(Self { root, path: dir.to_path_buf(), resolver })
     }
 
     /// Opens the directory `path` below this one as a destination of its own; it is created if
@@ -102,11 +96,7 @@ impl Destination {
     pub fn subdirectory(&self, path: &[u8]) -> Result<Self, Error> {
         self.make_dir(path)?;
         let root = self.open_node("open", path, ROOT)?;
-        Ok(Self {
-            root,
-            path: self.path.join(as_path(path)),
-            resolver: self.resolver,
-        })
+        Ok(Self { root, path: self.path.join(as_path(path)), resolver: self.resolver })
     }
 
     /// Returns the root as it was given.
@@ -164,10 +154,9 @@ impl Destination {
             Ok(()) => Ok(true),
             Err(Errno::EXIST) => match self.stat(path)? {
                 Some(stat) if stat.kind == Kind::Dir => Ok(false),
-                Some(stat) => Err(Error::NotADirectory {
-                    path: self.entry(path),
-                    actual: stat.kind.name(),
-                }),
+                Some(stat) => {
+                    Err(Error::NotADirectory { path: self.entry(path), actual: stat.kind.name() })
+                }
                 None => Err(self.system_error("create directory", path, Errno::EXIST)),
             },
             Err(errno) => Err(self.system_error("create directory", path, errno)),
@@ -232,9 +221,7 @@ impl Destination {
             expected: Kind::File.name(),
             actual: stat.kind.name(),
         };
-        let opened = self
-            .resolver
-            .open(self.root.as_fd(), path, flags, Mode::empty());
+        let opened = self.resolver.open(self.root.as_fd(), path, flags, Mode::empty());
         match opened {
             Ok(fd) => {
                 let stat =
@@ -258,10 +245,7 @@ impl Destination {
     /// [`Error::BadTarget`], or the system's answer.
     pub fn make_symlink(&self, path: &[u8], target: &[u8]) -> Result<(), Error> {
         if target.is_empty() || target.len() > TARGET_BYTES_MAX || target.contains(&0) {
-            return Err(Error::BadTarget {
-                path: self.entry(path),
-                bytes: target.len(),
-            });
+            return Err(Error::BadTarget { path: self.entry(path), bytes: target.len() });
         }
         let (parent, name) = self.parent("create symlink", path)?;
         rustix::fs::symlinkat(target, parent.as_fd(), name)
@@ -303,7 +287,7 @@ impl Destination {
         };
         let (parent, name) = self.parent("create", path)?;
         let mode = Mode::from_raw_mode(mode & 0o777);
-        rustix::fs::mknodat(parent.as_fd(), name, kind.file_type(), mode, device)
+        rustix::fs::mknodat(parent.as_fd(), name, super::type_of(kind), mode, device)
             .map_err(|errno| self.system_error("create", path, errno))
     }
 
@@ -374,11 +358,7 @@ impl Destination {
         match at.parent().map(sync_parent) {
             None | Some(Ok(()) | Err(Errno::ACCESS | Errno::PERM)) => {}
             Some(Err(errno)) => {
-                return Err(Error::system(
-                    "sync the name of",
-                    EntryPath::new(at, b""),
-                    errno,
-                ));
+                return Err(Error::system("sync the name of", EntryPath::new(at, b""), errno));
             }
         }
         for dir in missing.into_iter().rev() {
@@ -396,11 +376,7 @@ impl Destination {
     /// a verb such as `write`.
     #[must_use]
     pub fn error(&self, action: &'static str, path: &[u8], source: io::Error) -> Error {
-        Error::Io {
-            action,
-            path: self.entry(path),
-            source,
-        }
+        Error::Io { action, path: self.entry(path), source }
     }
 
     /// Opens the directory that `path`'s last name is in, and returns it and that name.
@@ -435,18 +411,12 @@ impl Destination {
     }
 
     fn check(&self, path: &[u8]) -> Result<(), Error> {
-        check_path(path).map_err(|source| Error::BadPath {
-            path: self.entry(path),
-            source,
-        })
+        check_path(path).map_err(|source| Error::BadPath { path: self.entry(path), source })
     }
 
     fn check_below_root(&self, path: &[u8]) -> Result<(), Error> {
         if path.is_empty() {
-            return Err(Error::BadPath {
-                path: self.entry(path),
-                source: PathError::Root,
-            });
+            return Err(Error::BadPath { path: self.entry(path), source: PathError::Root });
         }
         self.check(path)
     }
@@ -461,12 +431,7 @@ impl Destination {
         if value <= value_max {
             return Ok(());
         }
-        Err(Error::OutOfRange {
-            path: self.entry(path),
-            field,
-            value,
-            value_max,
-        })
+        Err(Error::OutOfRange { path: self.entry(path), field, value, value_max })
     }
 
     pub(super) fn entry(&self, path: &[u8]) -> EntryPath {
@@ -504,11 +469,7 @@ fn sync_parent(dir: &Path) -> rustix::io::Result<()> {
 }
 
 fn or_here(path: &Path) -> &Path {
-    if path.as_os_str().is_empty() {
-        Path::new(".")
-    } else {
-        path
-    }
+    if path.as_os_str().is_empty() { Path::new(".") } else { path }
 }
 
 fn as_path(path: &[u8]) -> &Path {

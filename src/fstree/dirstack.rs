@@ -37,10 +37,8 @@ const OPEN_DIR: OFlags = OFlags::RDONLY
     .union(OFlags::NONBLOCK)
     .union(OFlags::CLOEXEC);
 
-const REOPEN_DIR: OFlags = OFlags::PATH
-    .union(OFlags::DIRECTORY)
-    .union(OFlags::NOFOLLOW)
-    .union(OFlags::CLOEXEC);
+const REOPEN_DIR: OFlags =
+    OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// Which directory it is: device and inode.
 pub(super) type Identity = (u64, u64);
@@ -129,12 +127,7 @@ impl DirStack {
         listing
             .read(fd.as_fd(), &mut self.buffer)
             .map_err(|errno| Failure::System("list", errno))?;
-        self.frames.push(Frame {
-            fd: Some(fd),
-            identity,
-            path_bytes: self.path.len(),
-            listing,
-        });
+        self.frames.push(Frame { fd: Some(fd), identity, path_bytes: self.path.len(), listing });
         if self.frames.len() - self.open_from > DESCRIPTORS_MAX {
             self.frames[self.open_from].fd = None;
             self.open_from += 1;
@@ -352,9 +345,7 @@ impl Listing {
         }
         let names = &self.names;
         self.entries.sort_unstable_by(|a, b| {
-            a.prefix
-                .cmp(&b.prefix)
-                .then_with(|| a.name(names).cmp(b.name(names)))
+            a.prefix.cmp(&b.prefix).then_with(|| a.name(names).cmp(b.name(names)))
         });
         Ok(())
     }

@@ -2,6 +2,7 @@
 //!
 //! Owns no decisions: whether an error ends a backup or a warning matters is the caller's to say.
 
+use super::PathError;
 use std::fmt;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -27,10 +28,7 @@ impl EntryPath {
         }
         let root_bytes = full.len();
         full.extend_from_slice(path);
-        Self {
-            full: full.into_boxed_slice(),
-            root_bytes,
-        }
+        Self { full: full.into_boxed_slice(), root_bytes }
     }
 
     /// Returns the path inside the tree; empty for the root.
@@ -86,35 +84,6 @@ fn write_escaped(f: &mut fmt::Formatter<'_>, bytes: &[u8]) -> fmt::Result {
         }
     }
     Ok(())
-}
-
-/// Why a text is no path inside a tree.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum PathError {
-    /// Two slashes in a row, or one at an end.
-    #[error("a name in it is empty")]
-    EmptyName,
-    /// A NUL byte, which no name can hold.
-    #[error("a name in it holds a NUL byte")]
-    Nul,
-    /// `.` or `..`.
-    #[error("a name in it is `.` or `..`")]
-    DotName,
-    /// A name longer than [`NAME_BYTES_MAX`](crate::limits::NAME_BYTES_MAX).
-    #[error("a name in it has {bytes} bytes, at most 255 are possible")]
-    NameTooLong {
-        /// Its length.
-        bytes: usize,
-    },
-    /// A path longer than [`PATH_BYTES_MAX`](crate::limits::PATH_BYTES_MAX).
-    #[error("it has {bytes} bytes, at most 65536 are possible")]
-    TooLong {
-        /// Its length.
-        bytes: usize,
-    },
-    /// The root where only a node below it can be meant.
-    #[error("it names the root itself")]
-    Root,
 }
 
 /// What went wrong in a tree.
@@ -224,11 +193,7 @@ impl Error {
         if source.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) {
             return Self::Symlink { action, path };
         }
-        Self::Io {
-            action,
-            path,
-            source,
-        }
+        Self::Io { action, path, source }
     }
 }
 

@@ -12,14 +12,9 @@
 //!   restored is an `Err` or a [`Warning`].
 //! - Descriptors stay bounded at any depth, and paths may be longer than one system call takes.
 //!
-//! Linux only. [`Time`] and [`Xattr`] are stored as part of entries (see "Entries" in
-//! `store-format.md`).
-
-use std::cmp::Ordering;
+//! Linux only.
 
 use rustix::fs::FileType;
-
-use crate::limits::{NAME_BYTES_MAX, PATH_BYTES_MAX};
 
 mod apply;
 mod beneath;
@@ -38,84 +33,16 @@ mod tests;
 
 pub use apply::{Meta, Policy};
 pub use destination::Destination;
-pub use error::{EntryPath, Error, PathError, Warning};
+pub use error::{EntryPath, Error, Warning};
 pub use holes::next_data;
 pub use node::xattrs_of_file;
 pub use source::{Source, identity_of};
 pub use stat::stat_of;
 pub use walk::{Node, Walk, WalkOptions};
 
-/// A point in time: `secs` seconds after 1970-01-01T00:00:00Z (negative before it), plus `nanos`
-/// nanoseconds, below 1,000,000,000.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, bincode::Encode, bincode::Decode,
-)]
-pub struct Time {
-    /// Whole seconds, rounded towards the past.
-    pub secs: i64,
-    /// Nanoseconds to add to them.
-    pub nanos: u32,
-}
+pub use crate::values::{Kind, PathError, Time, Xattr, check_path, compare_paths};
 
-/// What a node of a tree is.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, bincode::Encode, bincode::Decode)]
-pub enum Kind {
-    /// A regular file.
-    File,
-    /// A directory.
-    Dir,
-    /// A symbolic link.
-    Symlink {
-        /// Where it points: any bytes but NUL, not interpreted here.
-        target: Vec<u8>,
-    },
-    /// A named pipe.
-    Fifo,
-    /// A socket's name.
-    Socket,
-    /// A character device.
-    CharDevice {
-        /// The driver.
-        major: u32,
-        /// The device of that driver.
-        minor: u32,
-    },
-    /// A block device.
-    BlockDevice {
-        /// The driver.
-        major: u32,
-        /// The device of that driver.
-        minor: u32,
-    },
-}
-
-impl Kind {
-    /// Returns the kind's name for messages.
-    #[must_use]
-    pub fn name(&self) -> &'static str {
-        match self {
-            Self::File => "file",
-            Self::Dir => "directory",
-            Self::Symlink { .. } => "symlink",
-            Self::Fifo => "fifo",
-            Self::Socket => "socket",
-            Self::CharDevice { .. } => "character device",
-            Self::BlockDevice { .. } => "block device",
-        }
-    }
-
-    fn file_type(&self) -> FileType {
-        match self {
-            Self::File => FileType::RegularFile,
-            Self::Dir => FileType::Directory,
-            Self::Symlink { .. } => FileType::Symlink,
-            Self::Fifo => FileType::Fifo,
-            Self::Socket => FileType::Socket,
-            Self::CharDevice { .. } => FileType::CharacterDevice,
-            Self::BlockDevice { .. } => FileType::BlockDevice,
-        }
-    }
-}
+use crate::values::check_components;
 
 /// What the system says about a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -144,58 +71,15 @@ pub struct Stat {
     pub allocated_bytes: u64,
 }
 
-/// An extended attribute.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, bincode::Encode, bincode::Decode)]
-pub struct Xattr {
-    /// Its name with the namespace, such as `user.origin`.
-    pub name: Vec<u8>,
-    /// Its value.
-    pub value: Vec<u8>,
-}
-
-/// Compares two paths inside a tree component by component: the order of a walk that visits
-/// directories before their children and siblings by the bytes of their names.
-///
-/// `/` sorts below every other byte, so `a/b` comes before `a-b`.
-#[must_use]
-pub fn compare_paths(a: &[u8], b: &[u8]) -> Ordering {
-    let rank = |byte: u8| if byte == b'/' { 0 } else { u16::from(byte) + 1 };
-    match a.iter().zip(b).find(|(x, y)| x != y) {
-        Some((&x, &y)) => rank(x).cmp(&rank(y)),
-        None => a.len().cmp(&b.len()),
+/// The system's name for a kind.
+fn type_of(kind: &Kind) -> FileType {
+    match kind {
+        Kind::File => FileType::RegularFile,
+        Kind::Dir => FileType::Directory,
+        Kind::Symlink { .. } => FileType::Symlink,
+        Kind::Fifo => FileType::Fifo,
+        Kind::Socket => FileType::Socket,
+        Kind::CharDevice { .. } => FileType::CharacterDevice,
+        Kind::BlockDevice { .. } => FileType::BlockDevice,
     }
-}
-
-/// Checks a path inside a tree: components joined by `/`, each a possible name of a directory
-/// entry. The empty path is the root itself and passes.
-///
-/// # Errors
-/// The first rule that is broken: [`NAME_BYTES_MAX`] and [`PATH_BYTES_MAX`] bound the lengths;
-/// components are not empty, hold no NUL, and are neither `.` nor `..`.
-pub fn check_path(path: &[u8]) -> Result<(), PathError> {
-    if path.len() > PATH_BYTES_MAX {
-        return Err(PathError::TooLong { bytes: path.len() });
-    }
-    check_components(path)?;
-    match path.split(|&byte| byte == b'/').map(<[u8]>::len).max() {
-        Some(bytes) if bytes > NAME_BYTES_MAX => Err(PathError::NameTooLong { bytes }),
-        _ => Ok(()),
-    }
-}
-
-/// Checks what safety needs, without the bounds of the format: a source may hold more than a
-/// store accepts, and must be readable all the same for its owner to be told.
-fn check_components(path: &[u8]) -> Result<(), PathError> {
-    if path.is_empty() {
-        return Ok(());
-    }
-    for name in path.split(|&byte| byte == b'/') {
-        match name {
-            b"" => return Err(PathError::EmptyName),
-            b"." | b".." => return Err(PathError::DotName),
-            _ if name.contains(&0) => return Err(PathError::Nul),
-            _ => {}
-        }
-    }
-    Ok(())
 }

@@ -123,14 +123,8 @@ impl NodeFd<'_> {
     /// Sets the time of the last change of content; the time of the last access stays.
     pub(super) fn set_mtime(&self, mtime: Time) -> rustix::io::Result<()> {
         let times = Timestamps {
-            last_access: Timespec {
-                tv_sec: 0,
-                tv_nsec: UTIME_OMIT,
-            },
-            last_modification: Timespec {
-                tv_sec: mtime.secs,
-                tv_nsec: i64::from(mtime.nanos),
-            },
+            last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
+            last_modification: Timespec { tv_sec: mtime.secs, tv_nsec: i64::from(mtime.nanos) },
         };
         let Self::Path(fd) = self else {
             return rustix::fs::futimens(self.as_fd(), &times);

@@ -9,9 +9,10 @@ use std::os::fd::{AsFd, BorrowedFd};
 use rustix::fs::{AtFlags, FileType};
 use rustix::io::Errno;
 
+use super::PathError;
 use super::destination::Destination;
 use super::dirstack::{DirStack, Failure, Purpose};
-use super::error::{EntryPath, Error, PathError};
+use super::error::{EntryPath, Error};
 
 impl Destination {
     /// Removes what is at `path` and everything below it, read-only directories included. Nothing
@@ -31,10 +32,8 @@ impl Destination {
             Err(Errno::ISDIR) => {}
             Err(errno) => return Err(self.system_error("remove", path, errno)),
         }
-        let root = CString::new(name).map_err(|_| Error::BadPath {
-            path: self.entry(path),
-            source: PathError::Nul,
-        })?;
+        let root = CString::new(name)
+            .map_err(|_| Error::BadPath { path: self.entry(path), source: PathError::Nul })?;
         let mut stack = DirStack::new(self.resolver, Purpose::Remove, root);
         match empty(&mut stack, base) {
             Ok(()) => {}

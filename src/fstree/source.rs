@@ -21,14 +21,10 @@ use super::walk::{Walk, WalkOptions};
 use super::{Kind, Xattr, check_components};
 
 /// Reading a file: does not wait for a fifo's writer, takes no terminal.
-const OPEN_FILE: OFlags = OFlags::RDONLY
-    .union(OFlags::NONBLOCK)
-    .union(OFlags::NOCTTY)
-    .union(OFlags::CLOEXEC);
+const OPEN_FILE: OFlags =
+    OFlags::RDONLY.union(OFlags::NONBLOCK).union(OFlags::NOCTTY).union(OFlags::CLOEXEC);
 
-const OPEN_DIR: OFlags = OFlags::RDONLY
-    .union(OFlags::DIRECTORY)
-    .union(OFlags::CLOEXEC);
+const OPEN_DIR: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
 /// A tree to read, or a single file. Shared between threads.
 #[derive(Debug)]
@@ -66,14 +62,7 @@ impl Source {
             // Nothing is below it.
             None => Resolver::Components,
         };
-        Ok(Self {
-            root: Arc::new(Root {
-                fd,
-                path: root.to_path_buf(),
-                resolver,
-                is_dir,
-            }),
-        })
+        Ok(Self { root: Arc::new(Root { fd, path: root.to_path_buf(), resolver, is_dir }) })
     }
 
     /// Walks the tree, the root first. Several walks may run at once.
@@ -119,7 +108,7 @@ impl Source {
         self.check(path)?;
         let node = self.open_for_xattrs(path, kind).map_err(failed)?;
         let stat = rustix::fs::fstat(node.as_fd()).map_err(failed)?;
-        if FileType::from_raw_mode(stat.st_mode) != kind.file_type() {
+        if FileType::from_raw_mode(stat.st_mode) != super::type_of(kind) {
             let stat = stat_fd(node.as_fd()).map_err(failed)?;
             return Err(self.wrong_kind(path, kind, &stat.kind));
         }
@@ -136,11 +125,7 @@ impl Source {
     /// a verb such as `read`.
     #[must_use]
     pub fn error(&self, action: &'static str, path: &[u8], source: std::io::Error) -> Error {
-        Error::Io {
-            action,
-            path: EntryPath::new(&self.root.path, path),
-            source,
-        }
+        Error::Io { action, path: EntryPath::new(&self.root.path, path), source }
     }
 
     fn open_for_xattrs(&self, path: &[u8], kind: &Kind) -> rustix::io::Result<NodeFd<'static>> {
@@ -158,8 +143,7 @@ impl Source {
             return self.open_root_file(flags);
         }
         let root = &self.root;
-        root.resolver
-            .open(root.fd.as_fd(), path, flags, Mode::empty())
+        root.resolver.open(root.fd.as_fd(), path, flags, Mode::empty())
     }
 
     /// Opens a root that is no directory again, for `flags`: through `/proc`, and without that by

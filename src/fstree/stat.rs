@@ -40,19 +40,15 @@ pub(super) fn stat_at<P: rustix::path::Arg + Copy>(
     let kind = match file_type(&statx) {
         FileType::RegularFile => Kind::File,
         FileType::Directory => Kind::Dir,
-        FileType::Symlink => Kind::Symlink {
-            target: read_target(dir, name)?,
-        },
+        FileType::Symlink => Kind::Symlink { target: read_target(dir, name)? },
         FileType::Fifo => Kind::Fifo,
         FileType::Socket => Kind::Socket,
-        FileType::CharacterDevice => Kind::CharDevice {
-            major: statx.stx_rdev_major,
-            minor: statx.stx_rdev_minor,
-        },
-        FileType::BlockDevice => Kind::BlockDevice {
-            major: statx.stx_rdev_major,
-            minor: statx.stx_rdev_minor,
-        },
+        FileType::CharacterDevice => {
+            Kind::CharDevice { major: statx.stx_rdev_major, minor: statx.stx_rdev_minor }
+        }
+        FileType::BlockDevice => {
+            Kind::BlockDevice { major: statx.stx_rdev_major, minor: statx.stx_rdev_minor }
+        }
         // The seven kinds above are all that Linux has.
         FileType::Unknown => return Err(rustix::io::Errno::NOTSUP),
     };
@@ -76,10 +72,7 @@ fn file_type(statx: &Statx) -> FileType {
 }
 
 fn time(time: StatxTimestamp) -> Time {
-    Time {
-        secs: time.tv_sec,
-        nanos: time.tv_nsec,
-    }
+    Time { secs: time.tv_sec, nanos: time.tv_nsec }
 }
 
 fn read_target<P: rustix::path::Arg>(dir: BorrowedFd<'_>, name: P) -> rustix::io::Result<Vec<u8>> {

@@ -53,14 +53,7 @@ pub struct Walk {
 impl Walk {
     pub(super) fn new(root: Arc<Root>, options: WalkOptions) -> Self {
         let stack = DirStack::new(root.resolver, Purpose::Read, c".".to_owned());
-        Self {
-            root,
-            options,
-            stack,
-            started: false,
-            root_device: 0,
-            pending: None,
-        }
+        Self { root, options, stack, started: false, root_device: 0, pending: None }
     }
 
     fn error(&self, failure: Failure, path: &[u8]) -> Error {
@@ -82,10 +75,7 @@ impl Walk {
                 self.pending = Some(identity);
             }
         }
-        Some(Node {
-            path: self.stack.path().to_vec(),
-            stat,
-        })
+        Some(Node { path: self.stack.path().to_vec(), stat })
     }
 
     fn start(&mut self) -> Result<Option<Node>, Error> {

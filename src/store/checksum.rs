@@ -75,8 +75,7 @@ impl OrderedChecksum {
         with_sha256: bool,
         previous: Option<(u64, Checksums)>,
     ) -> Self {
-        let previous =
-            previous.filter(|(_, checksums)| checksums.sha256.is_some() || !with_sha256);
+        let previous = previous.filter(|(_, checksums)| checksums.sha256.is_some() || !with_sha256);
         let deferred = previous.is_some();
         let state = State {
             next: 0,

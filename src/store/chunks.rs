@@ -124,7 +124,9 @@ impl<'s> ChunkReader<'s> {
                 None => faults.push((order, unknown(want.chunk.digest))),
             }
         }
-        placed.sort_unstable_by_key(|placed| (placed.location.pack.id, placed.location.record.offset));
+        placed.sort_unstable_by_key(|placed| {
+            (placed.location.pack.id, placed.location.record.offset)
+        });
         let bases = self.read_bases(&placed);
         let mut rest = &placed[..];
         while !rest.is_empty() {

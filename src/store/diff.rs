@@ -133,7 +133,8 @@ impl Store {
             a.mode == b.mode && a.uid == b.uid && a.gid == b.gid && a.xattrs == b.xattrs;
         Ok(match (&a.node, &b.node) {
             (Node::File(before), Node::File(after)) => {
-                if before.bytes == after.bytes && before.checksums.blake3 == after.checksums.blake3 {
+                if before.bytes == after.bytes && before.checksums.blake3 == after.checksums.blake3
+                {
                     let same = metadata_equal && a.mtime == b.mtime;
                     if same { None } else { change(ChangeKind::Metadata, 0) }
                 } else {

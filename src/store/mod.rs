@@ -43,7 +43,7 @@ pub use list::{ListIter, PageFault};
 pub use naming::{Reference, Which, parse_label};
 pub use progress::Progress;
 pub use promote::{BackupReport, Durable, DurableArtifact, Staged, Verified};
-pub use restore::{RestoreOptions, RestoreReport, RestoreFailure};
+pub use restore::{RestoreFailure, RestoreOptions, RestoreReport};
 pub use stats::{GenerationStats, StatsReport};
 pub use tree::{Member, Tree};
 pub use verify::{Affected, Damage, DamageKind, Scope, Unreadable, VerifyReport};
@@ -104,7 +104,14 @@ impl Store {
     }
 
     fn with(backend: Arc<dyn Backend>, header: Header, access: Access) -> Self {
-        Self { backend, header, access, index: OnceLock::new(), opening: Mutex::new(()), recovered: OnceLock::new() }
+        Self {
+            backend,
+            header,
+            access,
+            index: OnceLock::new(),
+            opening: Mutex::new(()),
+            recovered: OnceLock::new(),
+        }
     }
 
     /// Returns the backend.
@@ -211,8 +218,7 @@ impl Store {
         let bytes = self.backend.read(&key, FRAME_BYTES_MAX as u64)?;
         let actual = Digest::of(&bytes);
         if actual != *id {
-            let source =
-                crate::format::Error::Checksum { what: "manifest", expected: *id, actual };
+            let source = crate::format::Error::Checksum { what: "manifest", expected: *id, actual };
             return Err(Error::Manifest { key, source });
         }
         decode(&bytes).map_err(|source| Error::Manifest { key, source })

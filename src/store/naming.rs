@@ -126,7 +126,8 @@ mod tests {
         assert_eq!(parse("orders@g3").unwrap(), orders(third, None));
         assert_eq!(parse("orders@g3:api/a:b@c").unwrap(), orders(third, Some("api/a:b@c")));
         assert_eq!(parse("orders:/api/").unwrap(), orders(Which::Latest, Some("api")));
-        for bad in ["", "@g1", "orders@", "orders@3", "orders@g0", "orders@g", "a/b", "orders@g-1"] {
+        for bad in ["", "@g1", "orders@", "orders@3", "orders@g0", "orders@g", "a/b", "orders@g-1"]
+        {
             assert!(matches!(parse(bad), Err(Error::BadReference { .. })), "{bad}");
         }
     }

@@ -10,7 +10,9 @@
 
 use rayon::prelude::*;
 
-use super::ingest::{Collected, IngestOptions, IngestStats, MemberSource, MemberSummary, SourceFault};
+use super::ingest::{
+    Collected, IngestOptions, IngestStats, MemberSource, MemberSummary, SourceFault,
+};
 use super::{Error, Progress, Store, manifest_key};
 use crate::clock::UnixNanos;
 use crate::digest::{Algorithm, Digest};

@@ -73,15 +73,24 @@ class SourceMaker:
         """Returns the workload's `Sources`."""
         to = self.top / f"{workload.name}-{scale:g}"
         record = to / "complete.json"
+        made_by = self._made_by(workload)
+        known = json.loads(record.read_text()) if record.exists() else {}
         generations = [to / f"gen{number + 1}" for number in range(workload.generations)]
-        if not (record.exists() and all(path.is_dir() for path in generations)):
+        if known.get("made_by") != made_by or not all(path.is_dir() for path in generations):
             shutil.rmtree(to, ignore_errors=True)
             to.mkdir(parents=True)
             origin = self._fill(workload, scale, to)
             stats = json.loads(check([self.generator, "stats", to]))
-            record.write_text(json.dumps({"origin": origin, "stats": stats}))
-        known = json.loads(record.read_text())
+            known = {"made_by": made_by, "origin": origin, "stats": stats}
+            record.write_text(json.dumps(known))
         return Sources(workload, known["origin"], to, known["stats"])
+
+    def _made_by(self, workload):
+        """Returns a digest of what decides the bytes, so that others are not taken for these."""
+        digest = hashlib.sha256(self.generator.read_bytes())
+        if workload.name == "tree":
+            digest.update(self.tree_from.encode() + PACKAGE_LIST.read_bytes())
+        return digest.hexdigest()
 
     def _fill(self, workload, scale, to):
         say(f"{workload.name}: making {workload.generations} generations at scale {scale:g}")

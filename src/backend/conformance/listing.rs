@@ -8,32 +8,17 @@ use crate::backend::{Backend, Error};
 pub(super) fn is_sorted(backend: &dyn Backend) -> Result<(), Failure> {
     let mut expected = BTreeMap::new();
     // `-` and `.` sort before `/`, digits and letters behind: nesting must not disturb the order.
-    for text in [
-        "log/b",
-        "log/a/z",
-        "log/a-z",
-        "log/a.z",
-        "log/a0",
-        "log/a/b/c",
-        "log/zz",
-        "log/0",
-    ] {
+    for text in ["log/b", "log/a/z", "log/a-z", "log/a.z", "log/a0", "log/a/b/c", "log/zz", "log/0"]
+    {
         expected.insert(text.to_owned(), text.len() as u64);
     }
     for start in ["ff", "00", "a0", "0f1", "0f0", "9"] {
         let key = pack(start)?;
-        expected.insert(
-            key.to_string(),
-            key.as_str().len() as u64 + start.len() as u64,
-        );
+        expected.insert(key.to_string(), key.as_str().len() as u64 + start.len() as u64);
     }
     expected.insert("store".to_owned(), 5);
     for (text, &size) in expected.iter().rev() {
-        create(
-            backend,
-            &key(text)?,
-            &vec![b'x'; usize::try_from(size).unwrap_or(0)],
-        )?;
+        create(backend, &key(text)?, &vec![b'x'; usize::try_from(size).unwrap_or(0)])?;
     }
     for folder in ["log", "packs", ""] {
         let found = listed(backend, folder)?;
@@ -42,24 +27,13 @@ pub(super) fn is_sorted(backend: &dyn Backend) -> Result<(), Failure> {
             .filter(|(text, _)| folder.is_empty() || text.starts_with(&format!("{folder}/")))
             .map(|(text, size)| (text.clone(), *size))
             .collect();
-        ensure!(
-            found == wanted,
-            "list of {folder:?} is {found:?}, not {wanted:?}"
-        );
+        ensure!(found == wanted, "list of {folder:?} is {found:?}, not {wanted:?}");
     }
     Ok(())
 }
 
 pub(super) fn is_limited_to_its_folder(backend: &dyn Backend) -> Result<(), Failure> {
-    for text in [
-        "log/a",
-        "log-old/a",
-        "log.1",
-        "log0/a",
-        "lo/a",
-        "runs/log/a",
-        "log/sub/b",
-    ] {
+    for text in ["log/a", "log-old/a", "log.1", "log0/a", "lo/a", "runs/log/a", "log/sub/b"] {
         create(backend, &key(text)?, b"x")?;
     }
     for (folder, wanted) in [
@@ -73,14 +47,8 @@ pub(super) fn is_limited_to_its_folder(backend: &dyn Backend) -> Result<(), Fail
         ("none/at/all", &[]),
         ("packs", &[]),
     ] {
-        let found: Vec<String> = listed(backend, folder)?
-            .into_iter()
-            .map(|(key, _)| key)
-            .collect();
-        ensure!(
-            found == wanted,
-            "list of {folder:?} is {found:?}, not {wanted:?}"
-        );
+        let found: Vec<String> = listed(backend, folder)?.into_iter().map(|(key, _)| key).collect();
+        ensure!(found == wanted, "list of {folder:?} is {found:?}, not {wanted:?}");
     }
     Ok(())
 }
@@ -99,9 +67,7 @@ pub(super) fn may_call_back(backend: &dyn Backend) -> Result<(), Failure> {
 }
 
 pub(super) fn refuses_bad_folders(backend: &dyn Backend) -> Result<(), Failure> {
-    for folder in [
-        "..", "/", "packs/", "../x", "/etc", "a//b", "A", ".hidden", "tmp", "locks",
-    ] {
+    for folder in ["..", "/", "packs/", "../x", "/etc", "a//b", "A", ".hidden", "tmp", "locks"] {
         match listed(backend, folder) {
             Err(_) => {}
             Ok(found) => return Err(Failure(format!("list of {folder:?} is {found:?}"))),

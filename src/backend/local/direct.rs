@@ -52,13 +52,7 @@ impl Buffers {
         parts: &[&[u8]],
     ) -> Result<(), Failure> {
         let total: usize = parts.iter().map(|part| part.len()).sum();
-        let mut writer = Writer {
-            root,
-            file,
-            path,
-            offset: 0,
-            direct: false,
-        };
+        let mut writer = Writer { root, file, path, offset: 0, direct: false };
         if total < DIRECT_BYTES_MIN {
             return match parts {
                 [only] => writer.write_all(only),
@@ -157,10 +151,7 @@ impl Writer<'_> {
     fn write_all(&mut self, bytes: &[u8]) -> Result<(), Failure> {
         let mut rest = bytes;
         while !rest.is_empty() {
-            match retry(|| {
-                self.root
-                    .write_some(self.file, self.path, rest, self.offset)
-            }) {
+            match retry(|| self.root.write_some(self.file, self.path, rest, self.offset)) {
                 Ok(0) => return Err(("write", Errno::IO)),
                 Ok(written) => {
                     self.offset += written as u64;

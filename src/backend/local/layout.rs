@@ -24,17 +24,12 @@ pub(super) fn create(path: &Path) -> Result<Root, Error> {
 
     let fan_out = (0..=u8::MAX).map(|byte| format!("{PACKS}/{byte:02x}"));
     for folder in FOLDERS.into_iter().map(str::to_owned).chain(fan_out) {
-        root.make_folder(&folder)
-            .map_err(|e| root.io("create", &folder, e))?;
+        root.make_folder(&folder).map_err(|e| root.io("create", &folder, e))?;
     }
     // A synced name brings an empty folder with it; what is in a folder needs the folder's sync.
-    let packs = root
-        .open_folder(PACKS)
-        .map_err(|e| root.io("open", PACKS, e))?;
-    root.sync_folder(packs, PACKS)
-        .map_err(|e| root.io("sync", PACKS, e))?;
-    root.sync_folder(&root.fd, "")
-        .map_err(|e| root.io("sync", "", e))?;
+    let packs = root.open_folder(PACKS).map_err(|e| root.io("open", PACKS, e))?;
+    root.sync_folder(packs, PACKS).map_err(|e| root.io("sync", PACKS, e))?;
+    root.sync_folder(&root.fd, "").map_err(|e| root.io("sync", "", e))?;
     sync_parent(&root, made)?;
     Ok(root)
 }
@@ -77,10 +72,7 @@ fn refuse_if_not_empty(root: &Root) -> Result<(), Error> {
         let name = entry.file_name();
         if !matches!(name.to_bytes(), b"." | b"..") && name.to_bytes() != NOT_OURS {
             let found = name.to_string_lossy().into_owned();
-            return Err(Error::NotEmpty {
-                path: root.path.display().to_string(),
-                found,
-            });
+            return Err(Error::NotEmpty { path: root.path.display().to_string(), found });
         }
     }
     Ok(())
@@ -91,9 +83,7 @@ fn refuse_if_not_empty(root: &Root) -> Result<(), Error> {
 fn sync_parent(root: &Root, made: bool) -> Result<(), Error> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     match retry(|| rustix::fs::openat(&root.fd, "..", flags, Mode::empty())) {
-        Ok(parent) => root
-            .sync_folder(parent, "..")
-            .map_err(|e| root.io("sync", "..", e)),
+        Ok(parent) => root.sync_folder(parent, "..").map_err(|e| root.io("sync", "..", e)),
         Err(Errno::ACCESS | Errno::PERM) if !made => Ok(()),
         Err(errno) => Err(root.io("open", "..", errno)),
     }

@@ -47,11 +47,7 @@ pub(super) fn list(root: &Root, folder: &str, each: &mut dyn FnMut(Key, u64)) ->
 fn folder_entries(root: &Root, folder: &str) -> Result<Vec<Visit>, Error> {
     let mut found = Vec::new();
     visit_names(root, folder, |opened, name| {
-        let path = if folder.is_empty() {
-            name.to_owned()
-        } else {
-            format!("{folder}/{name}")
-        };
+        let path = if folder.is_empty() { name.to_owned() } else { format!("{folder}/{name}") };
         let Ok(key) = Key::new(path.as_str()) else {
             return Ok(());
         };
@@ -90,10 +86,7 @@ fn pack_entries(root: &Root, byte: u8) -> Result<Vec<Visit>, Error> {
         Ok(())
     })?;
     found.sort_unstable_by(|a, b| b.0.cmp(&a.0));
-    Ok(found
-        .into_iter()
-        .map(|(key, bytes)| Visit::Object(key, bytes))
-        .collect())
+    Ok(found.into_iter().map(|(key, bytes)| Visit::Object(key, bytes)).collect())
 }
 
 /// Calls `each` with every name in `folder` that is text, and with the opened folder.

@@ -43,9 +43,7 @@ pub(super) fn try_lock(
     mode: LockMode,
 ) -> Result<Option<Box<dyn Lock>>, Error> {
     if Key::new(name).is_err() || name.contains('/') {
-        return Err(Error::BadKey {
-            text: name.to_owned(),
-        });
+        return Err(Error::BadKey { text: name.to_owned() });
     }
     let path = format!("{LOCKS}/{name}");
     let Some(file) = open(root, &path, mode).map_err(|e| root.io("open", &path, e))? else {

@@ -35,9 +35,7 @@ impl Latch {
     pub(super) fn check(&self) -> Result<(), Error> {
         match self.0.get() {
             None => Ok(()),
-            Some(first) => Err(Error::Latched {
-                first: first.clone(),
-            }),
+            Some(first) => Err(Error::Latched { first: first.clone() }),
         }
     }
 
@@ -65,24 +63,15 @@ pub(super) struct Folders(Mutex<HashSet<String>>);
 
 impl Folders {
     fn has(&self, folder: &str) -> bool {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .contains(folder)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(folder)
     }
 
     fn add(&self, folder: &str) {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(folder.to_owned());
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(folder.to_owned());
     }
 
     fn remove(&self, folder: &str) {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(folder);
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(folder);
     }
 }
 
@@ -95,12 +84,9 @@ impl LocalBackend {
             return self.confirm(&existing, &place);
         }
         let mut unfinished = Unfinished::create(&self.root).map_err(|e| self.latch.judge(e))?;
-        self.buffers
-            .write(&self.root, &unfinished.file, &unfinished.path, parts)
-            .map_err(|(action, errno)| {
-                self.latch
-                    .judge(self.root.io(action, &unfinished.path, errno))
-            })?;
+        self.buffers.write(&self.root, &unfinished.file, &unfinished.path, parts).map_err(
+            |(action, errno)| self.latch.judge(self.root.io(action, &unfinished.path, errno)),
+        )?;
         self.sync_file(&unfinished.file, &unfinished.path)?;
         self.make_folder_durable(place.folder())?;
         for _ in 0..TRIES_MAX {
@@ -117,9 +103,7 @@ impl LocalBackend {
                 }
                 Err(errno) => {
                     self.folders.remove(place.folder()); // It may be gone.
-                    return Err(self
-                        .latch
-                        .judge(self.root.io("publish", place.path(), errno)));
+                    return Err(self.latch.judge(self.root.io("publish", place.path(), errno)));
                 }
             }
         }
@@ -147,9 +131,7 @@ impl LocalBackend {
             // Also if it was gone: whoever removed it may not have come to the sync.
             Ok(()) | Err(Errno::NOENT) => self.sync_opened(folder, place.folder()),
             Err(Errno::ISDIR) => Ok(()), // A folder of keys, so no object.
-            Err(errno) => Err(self
-                .latch
-                .judge(self.root.io("delete", place.path(), errno))),
+            Err(errno) => Err(self.latch.judge(self.root.io("delete", place.path(), errno))),
         }
     }
 
@@ -211,12 +193,7 @@ impl<'a> Unfinished<'a> {
                 },
                 Err(errno) => return Err(root.io("create", &path, errno)),
             };
-            let unfinished = Self {
-                root,
-                path,
-                file,
-                named: false,
-            };
+            let unfinished = Self { root, path, file, named: false };
             if unfinished.lock()? {
                 return Ok(unfinished);
             }

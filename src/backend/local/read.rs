@@ -68,10 +68,7 @@ impl OpenFiles {
             }
         }
         recent.now += 1;
-        let used = Used {
-            file: Arc::clone(file),
-            at: recent.now,
-        };
+        let used = Used { file: Arc::clone(file), at: recent.now };
         recent.files.insert(key.clone(), used);
     }
 
@@ -126,19 +123,13 @@ pub(super) fn read(root: &Root, key: &Key, bytes_max: u64) -> Result<ObjectBytes
     let (file, stat) = open(root, key, &place)?;
     let actual = length(&stat);
     if actual > bytes_max {
-        return Err(Error::TooLarge {
-            key: key.clone(),
-            bytes_max,
-            actual,
-        });
+        return Err(Error::TooLarge { key: key.clone(), bytes_max, actual });
     }
     let failed = |action, source: io::Error| root.io(action, place.path(), source);
     let bytes =
         usize::try_from(actual).map_err(|_| failed("map", io::ErrorKind::FileTooLarge.into()))?;
     if actual >= MAPPED_BYTES_MIN {
-        return map(&file, bytes)
-            .map(ObjectBytes::mapped)
-            .map_err(|e| failed("map", e));
+        return map(&file, bytes).map(ObjectBytes::mapped).map_err(|e| failed("map", e));
     }
     let mut buffer = vec![0; bytes];
     fill(root, key, &place, &file, &stat, 0, &mut buffer)?;
@@ -154,8 +145,7 @@ pub(super) fn len(root: &Root, key: &Key) -> Result<u64, Error> {
 }
 
 fn open(root: &Root, key: &Key, place: &Place) -> Result<(File, Stat), Error> {
-    root.open_object(place)?
-        .ok_or_else(|| Error::NotFound { key: key.clone() })
+    root.open_object(place)?.ok_or_else(|| Error::NotFound { key: key.clone() })
 }
 
 fn length(stat: &Stat) -> u64 {
@@ -172,11 +162,7 @@ fn fill(
     buffer: &mut [u8],
 ) -> Result<(), Error> {
     let expected = offset.saturating_add(buffer.len() as u64);
-    let short = |actual| Error::Short {
-        key: key.clone(),
-        expected,
-        actual,
-    };
+    let short = |actual| Error::Short { key: key.clone(), expected, actual };
     if expected > length(stat) {
         return Err(short(length(stat)));
     }

@@ -40,17 +40,10 @@ pub(super) struct Root {
 impl Root {
     pub(super) fn open(path: &Path) -> Result<Self, Error> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let fd =
-            retry(|| rustix::fs::open(path, flags, Mode::empty())).map_err(|errno| Error::Io {
-                action: "open",
-                path: path.display().to_string(),
-                source: errno.into(),
-            })?;
-        Ok(Self {
-            fd,
-            path: path.to_owned(),
-            seam: Seam::new(),
-        })
+        let fd = retry(|| rustix::fs::open(path, flags, Mode::empty())).map_err(|errno| {
+            Error::Io { action: "open", path: path.display().to_string(), source: errno.into() }
+        })?;
+        Ok(Self { fd, path: path.to_owned(), seam: Seam::new() })
     }
 
     /// Builds the error for a failed `action` on `path` (relative to the root).
@@ -60,16 +53,8 @@ impl Root {
         path: &str,
         source: impl Into<io::Error>,
     ) -> Error {
-        let full = if path.is_empty() {
-            self.path.clone()
-        } else {
-            self.path.join(path)
-        };
-        Error::Io {
-            action,
-            path: full.display().to_string(),
-            source: source.into(),
-        }
+        let full = if path.is_empty() { self.path.clone() } else { self.path.join(path) };
+        Error::Io { action, path: full.display().to_string(), source: source.into() }
     }
 
     /// Opens the directory `path` for listing and syncing.
@@ -129,11 +114,7 @@ impl Root {
     }
 
     pub(super) fn not_a_file(&self, path: &str) -> Error {
-        self.io(
-            "use",
-            path,
-            io::Error::new(io::ErrorKind::InvalidData, "not a regular file"),
-        )
+        self.io("use", path, io::Error::new(io::ErrorKind::InvalidData, "not a regular file"))
     }
 }
 
@@ -147,16 +128,11 @@ impl Place {
     /// Returns the place of `key`. Different keys have different places.
     pub(super) fn of(key: &Key) -> Result<Self, Error> {
         let text = key.as_str();
-        let path = match text
-            .strip_prefix(PACKS)
-            .and_then(|rest| rest.strip_prefix('/'))
-        {
+        let path = match text.strip_prefix(PACKS).and_then(|rest| rest.strip_prefix('/')) {
             Some(name) if is_pack_name(name) => format!("{PACKS}/{}/{name}", &name[..2]),
             // Any other name could be the place of a pack as well.
             Some(_) => {
-                return Err(Error::BadKey {
-                    text: text.to_owned(),
-                });
+                return Err(Error::BadKey { text: text.to_owned() });
             }
             None => text.to_owned(),
         };
@@ -185,12 +161,8 @@ pub(super) fn parent(path: &str) -> &str {
 
 /// Returns the folders on the way to `path`, the upper ones first and `path` last.
 pub(super) fn prefixes(path: &str) -> impl Iterator<Item = &str> {
-    let ends = path
-        .match_indices('/')
-        .map(|(at, _)| at)
-        .chain([path.len()]);
-    ends.map(|end| &path[..end])
-        .filter(|prefix| !prefix.is_empty())
+    let ends = path.match_indices('/').map(|(at, _)| at).chain([path.len()]);
+    ends.map(|end| &path[..end]).filter(|prefix| !prefix.is_empty())
 }
 
 /// Repeats `call` while signals interrupt it. Never for a sync.

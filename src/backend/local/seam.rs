@@ -55,11 +55,7 @@ impl Root {
         let flags = rustix::fs::fcntl_getfl(file)?;
         rustix::fs::fcntl_setfl(
             file,
-            if direct {
-                flags | OFlags::DIRECT
-            } else {
-                flags - OFlags::DIRECT
-            },
+            if direct { flags | OFlags::DIRECT } else { flags - OFlags::DIRECT },
         )
     }
 
@@ -171,11 +167,7 @@ mod script {
     impl Enter for Seam {
         fn enter(&self, step: Step, path: &str, bytes: usize) -> Result<usize, Errno> {
             let mut script = self.0.lock().unwrap();
-            if script
-                .steps
-                .last()
-                .is_none_or(|last| last.0 != step || last.1 != path)
-            {
+            if script.steps.last().is_none_or(|last| last.0 != step || last.1 != path) {
                 script.steps.push((step, path.to_owned()));
             }
             let Some(at) = script.answers.iter().position(|answer| answer.0 == step) else {

@@ -19,50 +19,26 @@ fn apply(destination: &Destination, path: &[u8], meta: &Meta<'_>, policy: Policy
 fn times_are_kept_to_the_nanosecond_before_1970_too() {
     let dir = temp();
     let destination = open(&dir);
-    let special = Policy {
-        special_files: true,
-        ..Policy::default()
-    };
+    let special = Policy { special_files: true, ..Policy::default() };
     let target = b"nowhere".to_vec();
-    let kinds = [
-        Kind::File,
-        Kind::Dir,
-        Kind::Symlink { target },
-        Kind::Fifo,
-        Kind::Socket,
-    ];
+    let kinds = [Kind::File, Kind::Dir, Kind::Symlink { target }, Kind::Fifo, Kind::Socket];
     destination.create_file(b"file", 0).unwrap();
     destination.make_dir(b"directory").unwrap();
     destination.make_symlink(b"symlink", b"nowhere").unwrap();
-    destination
-        .make_special(b"fifo", &Kind::Fifo, 0o600)
-        .unwrap();
-    destination
-        .make_special(b"socket", &Kind::Socket, 0o600)
-        .unwrap();
+    destination.make_special(b"fifo", &Kind::Fifo, 0o600).unwrap();
+    destination.make_special(b"socket", &Kind::Socket, 0o600).unwrap();
     for kind in &kinds {
         let path = kind.name().as_bytes();
         for secs in [0, 1_700_000_000, -1, -1_000_000_000] {
             for nanos in [0, 1, 999_999_999] {
                 let mtime = Time { secs, nanos };
-                let meta = Meta {
-                    mtime,
-                    ..meta(kind, 0o640, 0, &[])
-                };
+                let meta = Meta { mtime, ..meta(kind, 0o640, 0, &[]) };
                 apply(&destination, path, &meta, special);
-                assert_eq!(
-                    destination.stat(path).unwrap().unwrap().mtime,
-                    mtime,
-                    "{kind:?}"
-                );
+                assert_eq!(destination.stat(path).unwrap().unwrap().mtime, mtime, "{kind:?}");
             }
         }
         let mode = destination.stat(path).unwrap().unwrap().mode;
-        let expected = if kind.name() == "symlink" {
-            0o777
-        } else {
-            0o640
-        };
+        let expected = if kind.name() == "symlink" { 0o777 } else { 0o640 };
         assert_eq!(mode, expected, "{kind:?}");
     }
 }
@@ -74,9 +50,7 @@ fn the_open_file_is_changed_whatever_its_name_says_by_then() {
     let file = destination.create_file(b"file", 0).unwrap();
     fs::rename(dir.path().join("file"), dir.path().join("moved")).unwrap();
     let meta = meta(&Kind::File, 0o444, 5, &[]);
-    destination
-        .apply(b"file", Some(&file), &meta, &Policy::default())
-        .unwrap();
+    destination.apply(b"file", Some(&file), &meta, &Policy::default()).unwrap();
     let stat = destination.stat(b"moved").unwrap().unwrap();
     assert_eq!((stat.mode, stat.mtime.secs), (0o444, 5));
 }
@@ -113,12 +87,7 @@ fn attributes_are_brought_into_line() {
     for kind in [Kind::File, Kind::Dir] {
         let path = kind.name().as_bytes();
         for (xattrs, mode) in [(&first[..], 0o700), (&second, 0o755), (&[], 0o700)] {
-            apply(
-                &destination,
-                path,
-                &meta(&kind, mode, 0, xattrs),
-                Policy::default(),
-            );
+            apply(&destination, path, &meta(&kind, mode, 0, xattrs), Policy::default());
             let mut expected = xattrs.to_vec();
             expected.sort();
             assert_eq!(source.xattrs(path, &kind).unwrap(), expected);
@@ -127,18 +96,8 @@ fn attributes_are_brought_into_line() {
     }
     // A file that its owner may not even read.
     fs::write(dir.path().join("closed"), b"").unwrap();
-    apply(
-        &destination,
-        b"closed",
-        &meta(&Kind::File, 0o000, 0, &[]),
-        Policy::default(),
-    );
-    apply(
-        &destination,
-        b"closed",
-        &meta(&Kind::File, 0o000, 1, &[]),
-        Policy::default(),
-    );
+    apply(&destination, b"closed", &meta(&Kind::File, 0o000, 0, &[]), Policy::default());
+    apply(&destination, b"closed", &meta(&Kind::File, 0o000, 1, &[]), Policy::default());
     assert_eq!(destination.stat(b"closed").unwrap().unwrap().mode, 0);
 }
 
@@ -150,10 +109,7 @@ fn attributes_of_users_that_cannot_be_set_are_errors() {
     }
     let destination = open(&dir);
     destination.create_file(b"file", 0).unwrap();
-    for bad in [
-        xattr("user.nul\0", b""),
-        xattr("user.large", &vec![0; 70_000]),
-    ] {
+    for bad in [xattr("user.nul\0", b""), xattr("user.large", &vec![0; 70_000])] {
         let bad = [bad];
         let meta = meta(&Kind::File, 0o600, 0, &bad);
         let result = destination.apply(b"file", None, &meta, &Policy::default());
@@ -162,23 +118,10 @@ fn attributes_of_users_that_cannot_be_set_are_errors() {
     // Linux keeps none of them on symlinks.
     destination.make_symlink(b"link", b"file").unwrap();
     let xattrs = [xattr("user.a", b"")];
-    let kind = Kind::Symlink {
-        target: b"file".to_vec(),
-    };
-    let result = destination.apply(
-        b"link",
-        None,
-        &meta(&kind, 0, 0, &xattrs),
-        &Policy::default(),
-    );
+    let kind = Kind::Symlink { target: b"file".to_vec() };
+    let result = destination.apply(b"link", None, &meta(&kind, 0, 0, &xattrs), &Policy::default());
     assert!(matches!(result, Err(Error::Io { .. })), "{result:?}");
-    assert_eq!(
-        Source::open(dir.path())
-            .unwrap()
-            .xattrs(b"file", &Kind::File)
-            .unwrap(),
-        []
-    );
+    assert_eq!(Source::open(dir.path()).unwrap().xattrs(b"file", &Kind::File).unwrap(), []);
 }
 
 #[test]
@@ -188,9 +131,7 @@ fn attributes_that_this_user_may_not_set_are_warnings_and_the_rest_is_applied() 
     destination.create_file(b"file", 0).unwrap();
     let xattrs = [xattr("trusted.a", b"1"), xattr("nonsense.a", b"1")];
     let meta = meta(&Kind::File, 0o640, 5, &xattrs);
-    let warnings = destination
-        .apply(b"file", None, &meta, &Policy::default())
-        .unwrap();
+    let warnings = destination.apply(b"file", None, &meta, &Policy::default()).unwrap();
     let names: Vec<_> = warnings
         .iter()
         .map(|warning| match warning {
@@ -203,10 +144,7 @@ fn attributes_that_this_user_may_not_set_are_warnings_and_the_rest_is_applied() 
     let expected: [&[u8]; 2] = [b"trusted.a", b"nonsense.a"];
     assert_eq!(names, expected[usize::from(trusted)..]);
     let shown = warnings.last().unwrap().to_string();
-    assert!(
-        shown.contains("file: attribute nonsense.a not restored"),
-        "{shown}"
-    );
+    assert!(shown.contains("file: attribute nonsense.a not restored"), "{shown}");
     let stat = destination.stat(b"file").unwrap().unwrap();
     assert_eq!((stat.mode, stat.mtime.secs), (0o640, 5));
 }
@@ -220,28 +158,18 @@ fn file_capabilities_come_with_set_id_bits_only() {
     let value = [1, 0, 0, 2, 0, 32, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     let xattrs = [xattr("security.capability", &value)];
     let meta = meta(&Kind::File, 0o755, 0, &xattrs);
-    let asked = Policy {
-        set_id_bits: true,
-        ..Policy::default()
-    };
+    let asked = Policy { set_id_bits: true, ..Policy::default() };
     let source = Source::open(dir.path()).unwrap();
     let present = || source.xattrs(b"file", &Kind::File).unwrap().len();
-    let warnings = destination
-        .apply(b"file", None, &meta, &Policy::default())
-        .unwrap();
-    assert!(matches!(
-        warnings[..],
-        [Warning::CapabilitiesWithheld { .. }]
-    ));
+    let warnings = destination.apply(b"file", None, &meta, &Policy::default()).unwrap();
+    assert!(matches!(warnings[..], [Warning::CapabilitiesWithheld { .. }]));
     assert_eq!(present(), 0);
     let warnings = destination.apply(b"file", None, &meta, &asked).unwrap();
     if is_root() {
         assert!(warnings.is_empty(), "{warnings:?}");
         assert_eq!(present(), 1);
         // Withheld also where they have been before.
-        destination
-            .apply(b"file", None, &meta, &Policy::default())
-            .unwrap();
+        destination.apply(b"file", None, &meta, &Policy::default()).unwrap();
         assert_eq!(present(), 0);
     } else {
         assert!(matches!(warnings[..], [Warning::XattrNotSet { .. }]));
@@ -254,17 +182,12 @@ fn set_id_bits_are_masked_unless_asked_for() {
     let destination = open(&dir);
     destination.create_file(b"file", 0).unwrap();
     destination.make_dir(b"directory").unwrap();
-    let asked = Policy {
-        set_id_bits: true,
-        ..Policy::default()
-    };
+    let asked = Policy { set_id_bits: true, ..Policy::default() };
     for kind in [Kind::File, Kind::Dir] {
         let path = kind.name().as_bytes();
-        for (policy, mode) in [
-            (Policy::default(), 0o1755),
-            (asked, 0o7755),
-            (Policy::default(), 0o1755),
-        ] {
+        for (policy, mode) in
+            [(Policy::default(), 0o1755), (asked, 0o7755), (Policy::default(), 0o1755)]
+        {
             apply(&destination, path, &meta(&kind, 0o7755, 0, &[]), policy);
             assert_eq!(destination.stat(path).unwrap().unwrap().mode, mode);
         }
@@ -277,21 +200,11 @@ fn owners_change_only_when_asked_and_set_id_bits_outlive_it() {
     let destination = open(&dir);
     destination.create_file(b"file", 0).unwrap();
     destination.make_symlink(b"link", b"file").unwrap();
-    let link = Kind::Symlink {
-        target: b"file".to_vec(),
-    };
+    let link = Kind::Symlink { target: b"file".to_vec() };
     let ours = destination.stat(b"file").unwrap().unwrap();
-    let all = Policy {
-        owner: true,
-        set_id_bits: true,
-        special_files: true,
-    };
+    let all = Policy { owner: true, set_id_bits: true, special_files: true };
     for (path, kind) in [(b"file".as_slice(), &Kind::File), (b"link", &link)] {
-        let meta = Meta {
-            uid: 12345,
-            gid: 54321,
-            ..meta(kind, 0o6755, 9, &[])
-        };
+        let meta = Meta { uid: 12345, gid: 54321, ..meta(kind, 0o6755, 9, &[]) };
         apply(&destination, path, &meta, Policy::default());
         let stat = destination.stat(path).unwrap().unwrap();
         assert_eq!((stat.uid, stat.gid), (ours.uid, ours.gid));
@@ -315,18 +228,11 @@ fn owners_change_only_when_asked_and_set_id_bits_outlive_it() {
 fn special_files_are_left_alone_unless_asked_for() {
     let dir = temp();
     let destination = open(&dir);
-    destination
-        .make_special(b"fifo", &Kind::Fifo, 0o600)
-        .unwrap();
+    destination.make_special(b"fifo", &Kind::Fifo, 0o600).unwrap();
     let meta = meta(&Kind::Fifo, 0o666, 0, &[]);
     let before = destination.stat(b"fifo").unwrap();
-    let warnings = destination
-        .apply(b"fifo", None, &meta, &Policy::default())
-        .unwrap();
-    assert!(matches!(
-        warnings[..],
-        [Warning::SpecialFileWithheld { kind: "fifo", .. }]
-    ));
+    let warnings = destination.apply(b"fifo", None, &meta, &Policy::default()).unwrap();
+    assert!(matches!(warnings[..], [Warning::SpecialFileWithheld { kind: "fifo", .. }]));
     assert_eq!(destination.stat(b"fifo").unwrap(), before);
 }
 
@@ -337,31 +243,16 @@ fn values_that_no_node_can_have_are_refused_before_anything_is_changed() {
     destination.create_file(b"file", 0).unwrap();
     let before = destination.stat(b"file").unwrap();
     let good = meta(&Kind::File, 0o644, 0, &[]);
-    let now = Time {
-        secs: 0,
-        nanos: (1 << 30) - 1,
-    };
+    let now = Time { secs: 0, nanos: (1 << 30) - 1 };
     let bad = [
-        Meta {
-            mode: 0o10000,
-            ..good
-        },
-        Meta {
-            uid: u32::MAX,
-            ..good
-        },
-        Meta {
-            gid: u32::MAX,
-            ..good
-        },
+        Meta { mode: 0o10000, ..good },
+        Meta { uid: u32::MAX, ..good },
+        Meta { gid: u32::MAX, ..good },
         Meta { mtime: now, ..good },
     ];
     for meta in bad {
         let result = destination.apply(b"file", None, &meta, &Policy::default());
-        assert!(
-            matches!(result, Err(Error::OutOfRange { .. })),
-            "{result:?}"
-        );
+        assert!(matches!(result, Err(Error::OutOfRange { .. })), "{result:?}");
     }
     assert_eq!(destination.stat(b"file").unwrap(), before);
 }
@@ -371,21 +262,13 @@ fn a_node_of_another_kind_is_refused_and_nothing_waits() {
     let dir = temp();
     let destination = open(&dir);
     for kind in [Kind::Fifo, Kind::Socket] {
-        destination
-            .make_special(kind.name().as_bytes(), &kind, 0o600)
-            .unwrap();
+        destination.make_special(kind.name().as_bytes(), &kind, 0o600).unwrap();
     }
     destination.make_dir(b"directory").unwrap();
     destination.create_file(b"file", 0).unwrap();
     let target = b"file".to_vec();
     for path in ["fifo", "socket", "directory", "file"] {
-        for kind in [
-            Kind::File,
-            Kind::Dir,
-            Kind::Symlink {
-                target: target.clone(),
-            },
-        ] {
+        for kind in [Kind::File, Kind::Dir, Kind::Symlink { target: target.clone() }] {
             if kind.name() == path {
                 continue;
             }
@@ -412,16 +295,9 @@ fn a_read_only_tree_is_restored_and_restored_over() {
         }
         let file = destination.replace_file(b"a/b/file", 10).unwrap();
         let meta_file = meta(&Kind::File, 0o444, round, &[]);
-        destination
-            .apply(b"a/b/file", Some(&file), &meta_file, &policy)
-            .unwrap();
+        destination.apply(b"a/b/file", Some(&file), &meta_file, &policy).unwrap();
         for path in dirs.iter().rev() {
-            apply(
-                &destination,
-                path,
-                &meta(&Kind::Dir, 0o555, round - 5, &[]),
-                policy,
-            );
+            apply(&destination, path, &meta(&Kind::Dir, 0o555, round - 5, &[]), policy);
         }
         for node in walk(dir.path()) {
             let Node { path, stat } = node.unwrap();

@@ -49,15 +49,10 @@ fn a_tree_of_2000_levels_is_walked_and_removed_with_few_descriptors() {
         }
         assert_eq!((dirs, files), (levels + 1, levels));
         assert_eq!(longest, levels * 201 - 1);
-        assert!(
-            open_max > 0 && open_max <= dirstack::DESCRIPTORS_MAX + 1,
-            "{open_max}"
-        );
+        assert!(open_max > 0 && open_max <= dirstack::DESCRIPTORS_MAX + 1, "{open_max}");
 
         let parent = vec![name.as_str(); levels - 1].join("/");
-        let file = source
-            .open_file(format!("{parent}/z-file").as_bytes())
-            .unwrap();
+        let file = source.open_file(format!("{parent}/z-file").as_bytes()).unwrap();
         assert_eq!(stat_of(&file).unwrap().size_bytes, 0);
         assert_eq!(source.xattrs(parent.as_bytes(), &Kind::Dir).unwrap(), []);
 
@@ -72,9 +67,7 @@ fn a_directory_replaced_while_the_walk_is_deep_below_it_is_not_gone_on_with() {
     const LEVELS: usize = 100;
     let dir = temp();
     make_deep(dir.path(), "d", LEVELS);
-    let mut walk = Source::open(dir.path())
-        .unwrap()
-        .walk(WalkOptions::default());
+    let mut walk = Source::open(dir.path()).unwrap().walk(WalkOptions::default());
     let deepest = vec!["d"; LEVELS].join("/");
     while walk.next().unwrap().unwrap().path != deepest.as_bytes() {}
     // Of the directories that are reached again by path, the third level is another one now.
@@ -93,10 +86,7 @@ fn a_directory_replaced_while_the_walk_is_deep_below_it_is_not_gone_on_with() {
     let depth = |path: &Vec<u8>| path.split(|&byte| byte == b'/').count() - 1;
     assert_eq!(files.len() + errors.len(), LEVELS);
     assert!(!errors.is_empty());
-    assert!(
-        errors.iter().all(|path| (2..LEVELS).contains(&depth(path))),
-        "{errors:?}"
-    );
+    assert!(errors.iter().all(|path| (2..LEVELS).contains(&depth(path))), "{errors:?}");
     assert_eq!(files.last().unwrap(), b"z-file");
     assert_eq!(files.iter().filter(|path| depth(path) < 3).count(), 3);
 }
@@ -118,16 +108,12 @@ fn a_tree_as_deep_as_the_format_allows_is_restored() {
         }
         let file = [&path, b"/file".as_slice()].concat();
         destination.create_file(&file, 5).unwrap();
-        destination
-            .make_symlink(&[&path, b"/link".as_slice()].concat(), b"x")
-            .unwrap();
+        destination.make_symlink(&[&path, b"/link".as_slice()].concat(), b"x").unwrap();
         destination.make_hard_link(&file, b"top").unwrap();
         assert_eq!(destination.stat(&file).unwrap().unwrap().links, 2);
         while !path.is_empty() {
             let meta = meta(&Kind::Dir, 0o555, -7, &[]);
-            let warnings = destination
-                .apply(&path, None, &meta, &Policy::default())
-                .unwrap();
+            let warnings = destination.apply(&path, None, &meta, &Policy::default()).unwrap();
             assert!(warnings.is_empty());
             let cut = path.len().saturating_sub(name.len() + 1);
             path.truncate(cut);

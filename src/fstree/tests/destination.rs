@@ -23,10 +23,7 @@ fn new_files_are_sparse_private_and_never_replace() {
         assert_eq!((stat.mode, stat.size_bytes), (0o600, 1 << 30));
         assert!(stat.allocated_bytes < 1 << 20);
         assert!(destination.create_file(b"file", 0).is_err());
-        assert_eq!(
-            destination.stat(b"file").unwrap().unwrap().size_bytes,
-            1 << 30
-        );
+        assert_eq!(destination.stat(b"file").unwrap().unwrap().size_bytes, 1 << 30);
 
         destination.replace_file(b"file", 0).unwrap();
         assert_eq!(destination.stat(b"file").unwrap().unwrap().size_bytes, 0);
@@ -51,10 +48,7 @@ fn directories_are_made_once_and_never_out_of_something_else() {
     symlink("a", dir.path().join("link")).unwrap();
     for (path, kind) in [(b"file".as_slice(), "file"), (b"link", "symlink")] {
         let error = destination.make_dir(path).unwrap_err();
-        assert!(
-            matches!(error, Error::NotADirectory { actual, .. } if actual == kind),
-            "{error}"
-        );
+        assert!(matches!(error, Error::NotADirectory { actual, .. } if actual == kind), "{error}");
         assert!(destination.subdirectory(path).is_err());
     }
     let below = destination.subdirectory(b"a/c").unwrap();
@@ -99,10 +93,7 @@ fn only_regular_files_are_opened_to_be_rewritten() {
         file.read_exact_at(&mut bytes, 0).unwrap();
         for name in ["directory", "symlink", "fifo", "socket"] {
             let error = destination.open_existing(name.as_bytes()).unwrap_err();
-            assert!(
-                matches!(error, Error::WrongKind { actual, .. } if actual == name),
-                "{error}"
-            );
+            assert!(matches!(error, Error::WrongKind { actual, .. } if actual == name), "{error}");
         }
     }
 }
@@ -116,10 +107,7 @@ fn symlinks_keep_any_target_and_impossible_ones_are_refused() {
     for (path, target) in [b"a", b"b", b"c", b"d"].into_iter().zip(targets) {
         destination.make_symlink(path, target).unwrap();
         let target = target.to_vec();
-        assert_eq!(
-            destination.stat(path).unwrap().unwrap().kind,
-            Kind::Symlink { target }
-        );
+        assert_eq!(destination.stat(path).unwrap().unwrap().kind, Kind::Symlink { target });
     }
     assert!(destination.make_symlink(b"a", b"again").is_err());
     for target in [b"".as_slice(), b"a\0b", &[b'x'; 4096]] {
@@ -147,13 +135,7 @@ fn hard_links_are_of_the_symlink_itself() {
 fn special_files_are_checked_before_they_are_made() {
     let dir = temp();
     let destination = open(&dir);
-    for kind in [
-        Kind::File,
-        Kind::Dir,
-        Kind::Symlink {
-            target: b"x".to_vec(),
-        },
-    ] {
+    for kind in [Kind::File, Kind::Dir, Kind::Symlink { target: b"x".to_vec() }] {
         let error = destination.make_special(b"x", &kind, 0o600).unwrap_err();
         assert!(matches!(error, Error::WrongKind { .. }), "{error}");
     }
@@ -162,9 +144,7 @@ fn special_files_are_checked_before_they_are_made() {
         let error = destination.make_special(b"x", &kind, 0o600).unwrap_err();
         assert!(matches!(error, Error::OutOfRange { .. }), "{error}");
     }
-    destination
-        .make_special(b"fifo", &Kind::Fifo, 0o7777)
-        .unwrap();
+    destination.make_special(b"fifo", &Kind::Fifo, 0o7777).unwrap();
     assert_eq!(destination.stat(b"fifo").unwrap().unwrap().mode & 0o7000, 0);
 }
 
@@ -234,10 +214,7 @@ fn missing_directories_are_made_above_and_others_are_named() {
     fs::write(dir.path().join("file"), b"").unwrap();
     for path in ["file", "file/x", "file/x/y"] {
         let error = Destination::create_dir_all_synced(&dir.path().join(path)).unwrap_err();
-        assert!(
-            matches!(error, Error::NotADirectory { actual: "file", .. }),
-            "{error}"
-        );
+        assert!(matches!(error, Error::NotADirectory { actual: "file", .. }), "{error}");
         assert!(error.path().as_bytes().ends_with(b"file"));
     }
 }
@@ -255,9 +232,7 @@ fn a_tree_is_removed_with_everything_and_nothing_else() {
     }
     symlink(outside.path(), dir.path().join("tree/a/out")).unwrap();
     symlink(outside.path(), dir.path().join("top")).unwrap();
-    destination
-        .make_special(b"tree/a/fifo", &Kind::Fifo, 0o600)
-        .unwrap();
+    destination.make_special(b"tree/a/fifo", &Kind::Fifo, 0o600).unwrap();
     for (path, mode) in [("tree/ro/below", 0o000), ("tree/ro", 0o555)] {
         fs::set_permissions(dir.path().join(path), fs::Permissions::from_mode(mode)).unwrap();
     }

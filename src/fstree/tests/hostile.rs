@@ -13,37 +13,16 @@ fn successes(destination: &Destination, path: &[u8]) -> Vec<&'static str> {
     let results = [
         ("create_file", destination.create_file(path, 1).is_ok()),
         ("replace_file", destination.replace_file(path, 1).is_ok()),
-        (
-            "open_existing",
-            matches!(destination.open_existing(path), Ok(Some(_))),
-        ),
-        (
-            "remove_file",
-            matches!(destination.remove_file(path), Ok(true)),
-        ),
+        ("open_existing", matches!(destination.open_existing(path), Ok(Some(_)))),
+        ("remove_file", matches!(destination.remove_file(path), Ok(true))),
         ("make_dir", destination.make_dir(path).is_ok()),
         ("subdirectory", destination.subdirectory(path).is_ok()),
         ("make_symlink", destination.make_symlink(path, b"x").is_ok()),
-        (
-            "make_hard_link to",
-            destination.make_hard_link(b"own", path).is_ok(),
-        ),
-        (
-            "make_hard_link from",
-            destination.make_hard_link(path, b"taken").is_ok(),
-        ),
-        (
-            "make_special",
-            destination.make_special(path, &fifo, 0o600).is_ok(),
-        ),
-        (
-            "apply",
-            destination.apply(path, None, &meta, &policy).is_ok(),
-        ),
-        (
-            "make_dir_writable",
-            destination.make_dir_writable(path).is_ok(),
-        ),
+        ("make_hard_link to", destination.make_hard_link(b"own", path).is_ok()),
+        ("make_hard_link from", destination.make_hard_link(path, b"taken").is_ok()),
+        ("make_special", destination.make_special(path, &fifo, 0o600).is_ok()),
+        ("apply", destination.apply(path, None, &meta, &policy).is_ok()),
+        ("make_dir_writable", destination.make_dir_writable(path).is_ok()),
         ("stat", matches!(destination.stat(path), Ok(Some(_)))),
         ("remove_tree", destination.remove_tree(path).is_ok()),
         (
@@ -55,11 +34,7 @@ fn successes(destination: &Destination, path: &[u8]) -> Vec<&'static str> {
             Destination::rename_noreplace(destination, b"own", destination, path).is_ok(),
         ),
     ];
-    results
-        .iter()
-        .filter(|(_, ok)| *ok)
-        .map(|(name, _)| *name)
-        .collect()
+    results.iter().filter(|(_, ok)| *ok).map(|(name, _)| *name).collect()
 }
 
 fn with_own_file(resolver: Resolver) -> (TempDir, Destination) {
@@ -90,13 +65,7 @@ fn nothing_is_reached_through_a_symlink_that_was_restored_first() {
         let (_dir, destination) = with_own_file(resolver);
         let target = outside.path().as_os_str().as_bytes();
         destination.make_symlink(b"a", target).unwrap();
-        for path in [
-            b"a/passwd".as_slice(),
-            b"a/new",
-            b"a/dir",
-            b"a/dir/below",
-            b"a/dir/new",
-        ] {
+        for path in [b"a/passwd".as_slice(), b"a/new", b"a/dir", b"a/dir/below", b"a/dir/new"] {
             assert_eq!(successes(&destination, path), [""; 0], "{path:?}");
             let error = destination.create_file(path, 0).unwrap_err();
             assert!(matches!(error, Error::Symlink { .. }), "{error}");
@@ -119,12 +88,7 @@ fn nothing_is_reached_through_a_symlink_swapped_in_between_calls() {
         destination.create_file(b"a/dir/file", 1).unwrap();
         fs::rename(dir.path().join("a"), dir.path().join("moved")).unwrap();
         symlink(outside.path(), dir.path().join("a")).unwrap();
-        for path in [
-            b"a/passwd".as_slice(),
-            b"a/dir/file",
-            b"a/dir/new",
-            b"a/dir/below",
-        ] {
+        for path in [b"a/passwd".as_slice(), b"a/dir/file", b"a/dir/new", b"a/dir/below"] {
             assert_eq!(successes(&destination, path), [""; 0], "{path:?}");
         }
         assert_untouched(&outside, &before);
@@ -137,15 +101,9 @@ fn a_symlink_in_the_place_of_a_node_is_not_followed() {
         let (outside, before) = outside();
         let (_dir, destination) = with_own_file(resolver);
         let place = |name: &str| outside.path().join(name).into_os_string();
-        destination
-            .make_symlink(b"file", place("passwd").as_bytes())
-            .unwrap();
-        destination
-            .make_symlink(b"dangling", place("created").as_bytes())
-            .unwrap();
-        destination
-            .make_symlink(b"dir", place("dir").as_bytes())
-            .unwrap();
+        destination.make_symlink(b"file", place("passwd").as_bytes()).unwrap();
+        destination.make_symlink(b"dangling", place("created").as_bytes()).unwrap();
+        destination.make_symlink(b"dir", place("dir").as_bytes()).unwrap();
         for path in [b"file".as_slice(), b"dangling", b"dir"] {
             assert!(destination.create_file(path, 1).is_err());
             assert!(destination.open_existing(path).is_err());

@@ -62,19 +62,13 @@ fn meta<'a>(kind: &'a Kind, mode: u32, secs: i64, xattrs: &'a [Xattr]) -> Meta<'
         mode,
         uid: rustix::process::geteuid().as_raw(),
         gid: rustix::process::getegid().as_raw(),
-        mtime: Time {
-            secs,
-            nanos: 123_456_789,
-        },
+        mtime: Time { secs, nanos: 123_456_789 },
         xattrs,
     }
 }
 
 fn xattr(name: &str, value: &[u8]) -> Xattr {
-    Xattr {
-        name: name.into(),
-        value: value.into(),
-    }
+    Xattr { name: name.into(), value: value.into() }
 }
 
 /// Tells, loudly if not, whether `dir` keeps attributes of users.

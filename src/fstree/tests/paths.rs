@@ -7,9 +7,8 @@ use crate::limits::{NAME_BYTES_MAX, PATH_BYTES_MAX};
 
 #[test]
 fn a_directory_comes_before_its_children_and_they_before_its_longer_siblings() {
-    let sorted: [&[u8]; 9] = [
-        b"", b"a", b"a/\x01", b"a/b", b"a/b/c", b"a\x01", b"a-b", b"a.b", b"b",
-    ];
+    let sorted: [&[u8]; 9] =
+        [b"", b"a", b"a/\x01", b"a/b", b"a/b/c", b"a\x01", b"a-b", b"a.b", b"b"];
     for (i, a) in sorted.iter().enumerate() {
         for (j, b) in sorted.iter().enumerate() {
             assert_eq!(compare_paths(a, b), i.cmp(&j), "{a:?} {b:?}");
@@ -47,10 +46,7 @@ fn paths_that_leave_the_tree_are_refused() {
         assert_eq!(check_path(path), Err(error), "{path:?}");
     }
     let long = [name.as_slice(), b"n"].concat();
-    assert_eq!(
-        check_path(&long),
-        Err(PathError::NameTooLong { bytes: 256 })
-    );
+    assert_eq!(check_path(&long), Err(PathError::NameTooLong { bytes: 256 }));
     let long = vec![name.as_slice(); PATH_BYTES_MAX / 256 + 1].join(&b'/');
     let bytes = long.len();
     assert_eq!(check_path(&long), Err(PathError::TooLong { bytes }));
@@ -79,10 +75,7 @@ fn errors_show_the_exact_bytes_of_a_path() {
     assert_eq!(error.path().in_tree(), b"b");
     let error = destination.create_file(&[&path, b"/x".as_slice()].concat(), 0);
     let error = error.unwrap_err();
-    let shown = format!(
-        "create {}/gr\u{fc}n\\\\\\xff\\x0a/x: ",
-        dir.path().display()
-    );
+    let shown = format!("create {}/gr\u{fc}n\\\\\\xff\\x0a/x: ", dir.path().display());
     assert!(error.to_string().starts_with(&shown), "{error}");
     assert_eq!(error.path().in_tree(), [&path, b"/x".as_slice()].concat());
     assert!(error.is_not_found());

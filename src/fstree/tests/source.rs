@@ -49,38 +49,24 @@ fn nothing_but_a_regular_file_is_opened_and_nothing_waits() {
     let dir = temp();
     let destination = Destination::open(dir.path()).unwrap();
     destination.make_dir(b"dir").unwrap();
-    destination
-        .make_special(b"fifo", &Kind::Fifo, 0o600)
-        .unwrap();
-    destination
-        .make_special(b"socket", &Kind::Socket, 0o600)
-        .unwrap();
+    destination.make_special(b"fifo", &Kind::Fifo, 0o600).unwrap();
+    destination.make_special(b"socket", &Kind::Socket, 0o600).unwrap();
     destination.make_symlink(b"symlink", b"dir").unwrap();
     fs::write(dir.path().join("dir/file"), b"").unwrap();
     for resolver in RESOLVERS {
         let source = Source::open_with(dir.path(), Some(resolver)).unwrap();
         let open = |path: &[u8]| source.open_file(path).unwrap_err();
-        for (path, kind) in [
-            (b"dir".as_slice(), "directory"),
-            (b"fifo", "fifo"),
-            (b"", "directory"),
-        ] {
+        for (path, kind) in
+            [(b"dir".as_slice(), "directory"), (b"fifo", "fifo"), (b"", "directory")]
+        {
             let error = open(path);
-            assert!(
-                matches!(error, Error::WrongKind { actual, .. } if actual == kind),
-                "{error}"
-            );
+            assert!(matches!(error, Error::WrongKind { actual, .. } if actual == kind), "{error}");
         }
         assert!(matches!(open(b"socket"), Error::Io { .. }));
         assert!(matches!(open(b"symlink"), Error::Symlink { .. }));
         assert!(matches!(open(b"symlink/file"), Error::Symlink { .. }));
         assert!(open(b"none").is_not_found());
-        for path in [
-            b"dir/../dir/file".as_slice(),
-            b"/etc/passwd",
-            b"dir//file",
-            b"dir\0",
-        ] {
+        for path in [b"dir/../dir/file".as_slice(), b"/etc/passwd", b"dir//file", b"dir\0"] {
             assert!(matches!(open(path), Error::BadPath { .. }));
         }
     }
@@ -101,12 +87,7 @@ fn a_file_without_permissions_is_seen_but_not_opened() {
     let error = source.open_file(b"file").unwrap_err();
     assert!(matches!(error, Error::Io { ref source, .. }
         if source.kind() == std::io::ErrorKind::PermissionDenied));
-    assert!(
-        Source::open(&dir.path().join("file"))
-            .unwrap()
-            .open_file(b"")
-            .is_err()
-    );
+    assert!(Source::open(&dir.path().join("file")).unwrap().open_file(b"").is_err());
 }
 
 #[test]
@@ -116,12 +97,7 @@ fn reading_leaves_the_access_time_of_own_files_alone() {
     fs::write(&path, b"x").unwrap();
     let long_ago = std::time::UNIX_EPOCH;
     let times = fs::FileTimes::new().set_accessed(long_ago);
-    File::options()
-        .write(true)
-        .open(&path)
-        .unwrap()
-        .set_times(times)
-        .unwrap();
+    File::options().write(true).open(&path).unwrap().set_times(times).unwrap();
     content(Source::open(dir.path()).unwrap().open_file(b"file"));
     assert_eq!(fs::metadata(&path).unwrap().accessed().unwrap(), long_ago);
 }
@@ -144,11 +120,8 @@ fn attributes_come_sorted_and_whole() {
         set(path, "user.a\u{e9}", &long);
         set(path, "user.binary", b"\0\xff");
     }
-    let expected = [
-        xattr("user.a\u{e9}", &long),
-        xattr("user.binary", b"\0\xff"),
-        xattr("user.z", b""),
-    ];
+    let expected =
+        [xattr("user.a\u{e9}", &long), xattr("user.binary", b"\0\xff"), xattr("user.z", b"")];
     for resolver in RESOLVERS {
         let source = Source::open_with(dir.path(), Some(resolver)).unwrap();
         let file = source.open_file(b"file").unwrap();
@@ -159,11 +132,7 @@ fn attributes_come_sorted_and_whole() {
         assert_eq!(single.xattrs(b"", &Kind::File).unwrap(), expected);
         assert!(matches!(
             source.xattrs(b"file", &Kind::Fifo),
-            Err(Error::WrongKind {
-                expected: "fifo",
-                actual: "file",
-                ..
-            })
+            Err(Error::WrongKind { expected: "fifo", actual: "file", .. })
         ));
     }
     // More names than fit into the first buffer.
@@ -183,9 +152,7 @@ fn attributes_of_symlinks_are_their_own() {
     fs::write(dir.path().join("file"), b"").unwrap();
     symlink("file", dir.path().join("link")).unwrap();
     let source = Source::open(dir.path()).unwrap();
-    let kind = Kind::Symlink {
-        target: b"file".to_vec(),
-    };
+    let kind = Kind::Symlink { target: b"file".to_vec() };
     if has_user_xattrs(dir.path()) {
         let flags = rustix::fs::XattrFlags::empty();
         rustix::fs::setxattr(dir.path().join("file"), "user.of.file", b"1", flags).unwrap();
@@ -199,10 +166,7 @@ fn attributes_of_symlinks_are_their_own() {
         eprintln!("SKIPPED: trusted attributes need privileges");
         return;
     }
-    assert_eq!(
-        source.xattrs(b"link", &kind).unwrap(),
-        [xattr("trusted.of.link", b"2")]
-    );
+    assert_eq!(source.xattrs(b"link", &kind).unwrap(), [xattr("trusted.of.link", b"2")]);
 }
 
 #[test]
@@ -212,10 +176,7 @@ fn data_of_a_sparse_file_is_found_without_reading_its_holes() {
     let block = vec![1; 64 * 1024];
     let dir = temp();
     let length = 100 * GIB;
-    let file = Destination::open(dir.path())
-        .unwrap()
-        .create_file(b"sparse", length)
-        .unwrap();
+    let file = Destination::open(dir.path()).unwrap().create_file(b"sparse", length).unwrap();
     let places = [0, GIB, GIB + BLOCK, 70 * GIB];
     for place in places {
         file.write_all_at(&block, place).unwrap();

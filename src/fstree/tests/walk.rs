@@ -14,27 +14,18 @@ fn every_kind_is_walked_with_names_of_any_bytes() {
     fs::create_dir(below(&dir, b"dir\xfe")).unwrap();
     fs::write(below(&dir, b"dir\xfe/file\xff\n"), b"content").unwrap();
     destination.make_symlink(b"link", b"no\xffwhere").unwrap();
-    destination
-        .make_special(b"pipe", &Kind::Fifo, 0o600)
-        .unwrap();
-    destination
-        .make_special(b"sock", &Kind::Socket, 0o600)
-        .unwrap();
+    destination.make_special(b"pipe", &Kind::Fifo, 0o600).unwrap();
+    destination.make_special(b"sock", &Kind::Socket, 0o600).unwrap();
     let device = Kind::CharDevice { major: 1, minor: 3 };
-    let block = Kind::BlockDevice {
-        major: 259,
-        minor: 70_000,
-    };
+    let block = Kind::BlockDevice { major: 259, minor: 70_000 };
     if is_root() {
         destination.make_special(b"tty", &device, 0o600).unwrap();
         destination.make_special(b"xvd", &block, 0o600).unwrap();
     }
 
     let nodes: Vec<Node> = walk(dir.path()).into_iter().map(Result::unwrap).collect();
-    let found: Vec<_> = nodes
-        .iter()
-        .map(|node| (node.path.as_slice(), node.stat.kind.clone()))
-        .collect();
+    let found: Vec<_> =
+        nodes.iter().map(|node| (node.path.as_slice(), node.stat.kind.clone())).collect();
     let target = b"no\xffwhere".to_vec();
     let mut expected = vec![
         (b"".as_slice(), Kind::Dir),
@@ -90,10 +81,7 @@ fn a_directory_of_many_entries_is_sorted_whatever_its_reads_return() {
     let dir = temp();
     let mut expected = vec![Vec::new()];
     for i in 0..2000_u32 {
-        let name = format!(
-            "{}-with-a-name-of-some-length",
-            i.wrapping_mul(2_654_435_769)
-        );
+        let name = format!("{}-with-a-name-of-some-length", i.wrapping_mul(2_654_435_769));
         fs::write(dir.path().join(&name), b"").unwrap();
         expected.push(name.into_bytes());
     }
@@ -137,23 +125,14 @@ fn a_walk_of_one_file_system_gives_out_mount_points_but_does_not_enter_them() {
     // Small, and with a file system of its own inside on nearly every machine.
     let dev = Path::new("/dev");
     let walk = |one_file_system| {
-        let options = WalkOptions {
-            one_file_system,
-            ..WalkOptions::default()
-        };
+        let options = WalkOptions { one_file_system, ..WalkOptions::default() };
         walk_with(dev, options).into_iter().filter_map(Result::ok)
     };
     let (device, _) = identity_of(dev).unwrap();
-    let mounts: Vec<_> = walk(true)
-        .filter(|node| node.stat.device != device)
-        .map(|node| node.path)
-        .collect();
+    let mounts: Vec<_> =
+        walk(true).filter(|node| node.stat.device != device).map(|node| node.path).collect();
     let is_below = |node: &Node| {
-        let mut slashes = node
-            .path
-            .iter()
-            .enumerate()
-            .filter(|(_, byte)| **byte == b'/');
+        let mut slashes = node.path.iter().enumerate().filter(|(_, byte)| **byte == b'/');
         slashes.any(|(slash, _)| mounts.iter().any(|mount| node.path[..slash] == **mount))
     };
     if !walk(false).any(|node| is_below(&node)) {
@@ -170,9 +149,7 @@ fn an_entry_that_vanishes_is_an_error_and_its_siblings_follow() {
     for name in ["a", "b", "c"] {
         fs::write(dir.path().join(name), b"").unwrap();
     }
-    let mut walk = Source::open(dir.path())
-        .unwrap()
-        .walk(WalkOptions::default());
+    let mut walk = Source::open(dir.path()).unwrap().walk(WalkOptions::default());
     assert_eq!(walk.next().unwrap().unwrap().path, b"");
     assert_eq!(walk.next().unwrap().unwrap().path, b"a");
     fs::remove_file(dir.path().join("b")).unwrap();
@@ -189,9 +166,7 @@ fn a_directory_that_cannot_be_opened_is_an_error_and_its_siblings_follow() {
     let dir = temp();
     fs::create_dir_all(dir.path().join("a/below")).unwrap();
     fs::write(dir.path().join("b"), b"").unwrap();
-    let mut walk = Source::open(dir.path())
-        .unwrap()
-        .walk(WalkOptions::default());
+    let mut walk = Source::open(dir.path()).unwrap().walk(WalkOptions::default());
     walk.next();
     assert_eq!(walk.next().unwrap().unwrap().path, b"a");
     fs::remove_dir_all(dir.path().join("a")).unwrap();
@@ -230,9 +205,7 @@ fn a_directory_swapped_for_another_one_is_not_walked_under_its_name() {
     fs::create_dir(outside.path().join("secret")).unwrap();
     for swap_in_symlink in [false, true] {
         fs::create_dir_all(dir.path().join("a/x")).unwrap();
-        let mut walk = Source::open(dir.path())
-            .unwrap()
-            .walk(WalkOptions::default());
+        let mut walk = Source::open(dir.path()).unwrap().walk(WalkOptions::default());
         walk.next();
         assert_eq!(walk.next().unwrap().unwrap().path, b"a");
         let moved = dir.path().join(format!("z{swap_in_symlink}"));
@@ -260,10 +233,7 @@ fn a_root_that_is_a_file_is_the_only_node() {
         let nodes = walk(&dir.path().join(name));
         assert_eq!(nodes.len(), 1);
         let node = nodes[0].as_ref().unwrap();
-        assert_eq!(
-            (node.path.as_slice(), &node.stat.kind),
-            (b"".as_slice(), &Kind::File)
-        );
+        assert_eq!((node.path.as_slice(), &node.stat.kind), (b"".as_slice(), &Kind::File));
     }
 }
 
@@ -272,10 +242,7 @@ fn a_root_that_is_a_symlink_to_a_directory_is_followed() {
     let dir = temp();
     fs::create_dir_all(dir.path().join("real/below")).unwrap();
     symlink("real", dir.path().join("link")).unwrap();
-    assert_eq!(
-        walked_paths(&dir.path().join("link")),
-        [b"".as_slice(), b"below"]
-    );
+    assert_eq!(walked_paths(&dir.path().join("link")), [b"".as_slice(), b"below"]);
 }
 
 #[test]

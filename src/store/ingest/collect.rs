@@ -9,8 +9,6 @@ use std::sync::Arc;
 use crossbeam_channel::{Receiver, Sender};
 use sha2::Digest as _;
 
-use crate::store::buffers::Buffer;
-use crate::store::checksum::OrderedChecksum;
 use super::packer::Packed;
 use super::unit::{self, Fate, Item, Piece};
 use super::walk::{Draft, Opened, check_entry};
@@ -26,6 +24,8 @@ use crate::format::segment::PackEntry;
 use crate::fstree::Kind;
 use crate::limits::{INLINE_CHUNKS_MAX, MIB, PACK_BYTES_TARGET};
 use crate::pack::PackBuilder;
+use crate::store::buffers::Buffer;
+use crate::store::checksum::OrderedChecksum;
 use crate::store::list::{ListBuilder, PageSink};
 
 /// What a unit or the walk has to say, in source order.

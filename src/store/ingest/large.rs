@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use rayon::ScopeFifo;
 
-use crate::store::checksum::{OrderedChecksum, Part};
 use super::collect::Outcome;
 use super::previous::{PreviousChunks, Range};
 use super::unit::{self, Buffers, Fate, Piece, RangeBytes, RangeUnit};
@@ -18,6 +17,7 @@ use crate::format::manifest::Content;
 use crate::format::page::ChunkRef;
 use crate::fstree;
 use crate::limits::UNIT_BYTES;
+use crate::store::checksum::{OrderedChecksum, Part};
 
 /// Holes are handed on in pieces of at most this length, so that what the previous generation had
 /// there stays small.

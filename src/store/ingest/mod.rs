@@ -25,15 +25,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossbeam_channel::{Sender, bounded};
 
+use super::buffers::Pool;
 use super::promote::Staged;
 use super::{Error, Progress, Store};
 use crate::clock::UnixNanos;
 use crate::digest::Algorithm;
-use crate::fstree;
 use crate::format::manifest::Artifact;
+use crate::fstree;
 use crate::index::{self, Index};
 use crate::limits::UNIT_BYTES;
-use super::buffers::Pool;
 use claims::Claims;
 pub(super) use collect::Collected;
 use collect::{Collector, Outcome};

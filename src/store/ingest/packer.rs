@@ -4,10 +4,10 @@ use crossbeam_channel::{Receiver, Sender};
 
 use super::{Error, Shared};
 use crate::backend::Put;
+use crate::format::pack::Content;
 use crate::format::segment::PackEntry;
 use crate::index::SegmentBuilder;
 use crate::limits::PENDING_CHUNKS_MAX;
-use crate::format::pack::Content;
 use crate::pack::PackBuilder;
 
 /// What was published.

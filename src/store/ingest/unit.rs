@@ -5,8 +5,6 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-use crate::store::buffers::Buffer;
-use crate::store::checksum::{OrderedChecksum, Part};
 use super::collect::Outcome;
 use super::previous::Range;
 use super::walk::{Draft, Todo};
@@ -18,6 +16,8 @@ use crate::format::manifest::{Content, Entry, Node};
 use crate::format::page::ChunkRef;
 use crate::fstree::{self, Source, Stat};
 use crate::index::Snapshot;
+use crate::store::buffers::Buffer;
+use crate::store::checksum::{OrderedChecksum, Part};
 
 /// A piece of content and what becomes of it.
 pub(super) struct Piece {
@@ -354,11 +354,7 @@ fn small_file(
     Ok(Ok(SmallFile { draft, chunking, checksums, pieces }))
 }
 
-fn read_small(
-    source: &Source,
-    draft: &mut Draft,
-    plain: &mut Vec<u8>,
-) -> Result<(), SourceFault> {
+fn read_small(source: &Source, draft: &mut Draft, plain: &mut Vec<u8>) -> Result<(), SourceFault> {
     let file = source.open_file(&draft.path)?;
     let path = draft.path.clone();
     let failed = |source| SourceFault::Read { path: path.clone(), source };

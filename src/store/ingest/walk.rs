@@ -28,9 +28,7 @@ pub(super) struct Opened {
 }
 
 /// Opens all sources; one that fails takes only its member with it. Returns the failures apart.
-pub(super) fn open_sources(
-    sources: &[MemberSource],
-) -> (Vec<Opened>, Vec<Option<fstree::Error>>) {
+pub(super) fn open_sources(sources: &[MemberSource]) -> (Vec<Opened>, Vec<Option<fstree::Error>>) {
     let open = |source: &MemberSource| {
         let (opened, failed) = match Source::open(&source.path) {
             Ok(opened) => (Some(opened), None),

@@ -110,8 +110,7 @@ impl<'a> Shared<'a> {
     /// Runs `work` with a chunk reader whose buffers are used again.
     fn with_reader<R>(&self, work: impl FnOnce(&mut ChunkReader<'a>) -> R) -> R {
         let pop = || self.readers.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let mut reader =
-            pop().unwrap_or_else(|| ChunkReader::new(self.store, self.index.clone()));
+        let mut reader = pop().unwrap_or_else(|| ChunkReader::new(self.store, self.index.clone()));
         let result = work(&mut reader);
         self.readers.lock().unwrap_or_else(PoisonError::into_inner).push(reader);
         result

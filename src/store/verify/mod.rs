@@ -241,7 +241,9 @@ impl Verification<'_> {
         match error {
             backend::Error::NotFound { .. }
             | backend::Error::Short { .. }
-            | backend::Error::TooLarge { .. } => Some(self.damage(Damage::new(object, kind, error))),
+            | backend::Error::TooLarge { .. } => {
+                Some(self.damage(Damage::new(object, kind, error)))
+            }
             _ => {
                 self.unreadable(object, error);
                 None
@@ -252,10 +254,9 @@ impl Verification<'_> {
     /// Says whether a chunk fault means that the storage failed, not that bytes are wrong.
     fn is_unreadable(fault: &ChunkFault) -> bool {
         match &fault.reason {
-            ChunkReason::Backend(error) => !matches!(
-                error,
-                backend::Error::NotFound { .. } | backend::Error::Short { .. }
-            ),
+            ChunkReason::Backend(error) => {
+                !matches!(error, backend::Error::NotFound { .. } | backend::Error::Short { .. })
+            }
             ChunkReason::Base(base) => Self::is_unreadable(base),
             _ => false,
         }

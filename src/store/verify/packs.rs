@@ -42,7 +42,8 @@ impl Verification<'_> {
         let share = if let Scope::Read(share) = scope { share } else { 1.0 };
         let listed = self.listed_packs()?;
         let mut seed = [0; 8];
-        getrandom::fill(&mut seed).map_err(|source| Error::Random { reason: source.to_string() })?;
+        getrandom::fill(&mut seed)
+            .map_err(|source| Error::Random { reason: source.to_string() })?;
         let depth_of = |entry: &PackEntry| match scope {
             Scope::Structure => Depth::Directory,
             Scope::Full => Depth::Chunks,
@@ -81,15 +82,13 @@ impl Verification<'_> {
             return self.pack_fault(key, entry.id, fault);
         }
         for (record, reason) in &found.bad {
-            let object =
-                format!("{key}: chunk {} at {:#x}", record.digest.short(), record.offset);
+            let object = format!("{key}: chunk {} at {:#x}", record.digest.short(), record.offset);
             let kind = match entry.content {
                 Content::Chunks => DamageKind::Chunk,
                 Content::Pages => DamageKind::Page,
             };
             let known = self.bad_chunks.get(&record.digest).copied();
-            let damage =
-                known.unwrap_or_else(|| self.damage(Damage::new(object, kind, reason)));
+            let damage = known.unwrap_or_else(|| self.damage(Damage::new(object, kind, reason)));
             self.bad_chunks.insert(record.digest, damage);
         }
         if let Some(actual) = found.misnamed
@@ -137,8 +136,12 @@ impl Verification<'_> {
                 }
             }
         }
-        let mut unknown: Vec<_> =
-            self.unknown.iter().filter(|digest| !self.bad_chunks.contains_key(digest)).copied().collect();
+        let mut unknown: Vec<_> = self
+            .unknown
+            .iter()
+            .filter(|digest| !self.bad_chunks.contains_key(digest))
+            .copied()
+            .collect();
         unknown.sort_unstable();
         for digest in unknown {
             let object = format!("chunk {digest}");
@@ -224,10 +227,8 @@ fn read_pack(
     let mut at = 0;
     while at < entry.bytes {
         // Bodies lie back to back, so a piece that ends at a record's end begins at the next.
-        let inside = rest
-            .iter()
-            .take_while(|record| record_end(record) - at <= buffer.len() as u64)
-            .count();
+        let inside =
+            rest.iter().take_while(|record| record_end(record) - at <= buffer.len() as u64).count();
         let (here, after) = rest.split_at(inside);
         let end = here.last().map_or((at + MIB as u64).min(entry.bytes), record_end);
         let piece = &mut buffer[..(end - at) as usize];

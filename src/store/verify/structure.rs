@@ -82,16 +82,14 @@ impl Verification<'_> {
             self.progress.check()?;
             self.report.generations += 1;
             let (name, store) = (name_of(generation), self.store);
-            let read = self.manifest(&generation.manifest, &mut seen, &name, "", |id| {
-                store.generation(id)
-            });
+            let read = self
+                .manifest(&generation.manifest, &mut seen, &name, "", |id| store.generation(id));
             let Some(manifest) = read else { continue };
             for member in &manifest.members {
                 let first = !seen.manifests.contains(&member.artifact);
-                let read =
-                    self.manifest(&member.artifact, &mut seen, &name, &member.name, |id| {
-                        store.artifact(id)
-                    });
+                let read = self.manifest(&member.artifact, &mut seen, &name, &member.name, |id| {
+                    store.artifact(id)
+                });
                 if let (Some(artifact), true) = (read, first) {
                     self.artifact(&artifact, &mut seen)?;
                 }
@@ -149,10 +147,13 @@ impl Verification<'_> {
         });
         for list in lists {
             self.progress.check()?;
-            ListIter::new(store, &list).walk(&mut enter, |chunk: Result<ChunkRef, _>| match chunk {
-                Ok(chunk) => self.chunk(&chunk),
-                Err(fault) => faults.push(fault),
-            });
+            ListIter::new(store, &list).walk(
+                &mut enter,
+                |chunk: Result<ChunkRef, _>| match chunk {
+                    Ok(chunk) => self.chunk(&chunk),
+                    Err(fault) => faults.push(fault),
+                },
+            );
         }
         self.report.objects_checked += (seen.pages.len() - before) as u64;
         self.progress.item();

@@ -55,12 +55,7 @@ fn create(path: &Path, accounts: u64, rng: &mut Rng) -> rusqlite::Result<()> {
         let mut note = String::new();
         let note_bytes = 40 + rng.index(80);
         text::sentence(rng, note_bytes, &mut note);
-        insert.execute(params![
-            id as i64,
-            &owner[..],
-            rng.below(1 << 32) as i64,
-            note
-        ])?;
+        insert.execute(params![id as i64, &owner[..], rng.below(1 << 32) as i64, note])?;
     }
     drop(insert);
     database.execute_batch("COMMIT")
@@ -73,10 +68,7 @@ fn update(path: &Path, accounts: u64, rng: &mut Rng) -> rusqlite::Result<()> {
     let mut note =
         database.prepare("INSERT INTO history (account, delta, at, note) VALUES (?, ?, ?, ?)")?;
     for at in 0..(accounts as f64 * UPDATED_SHARE) as i64 {
-        let (id, delta) = (
-            rng.below(accounts) as i64,
-            rng.below(100_000) as i64 - 50_000,
-        );
+        let (id, delta) = (rng.below(accounts) as i64, rng.below(100_000) as i64 - 50_000);
         let mut words = String::new();
         text::sentence(rng, 30, &mut words);
         book.execute(params![delta, id])?;

@@ -56,12 +56,7 @@ fn workload(name: &str) -> Option<(Make, u64)> {
 
 /// Parses the arguments that follow the workload's name; `None` means they make no sense.
 fn parse(dir: &str, rest: &[String], generations: u64) -> Option<Options> {
-    let mut options = Options {
-        dir: dir.into(),
-        scale: 1.0,
-        generations,
-        seed: 1,
-    };
+    let mut options = Options { dir: dir.into(), scale: 1.0, generations, seed: 1 };
     let mut pairs = rest.chunks_exact(2);
     for pair in &mut pairs {
         let value = pair[1].as_str();
@@ -115,9 +110,7 @@ pub fn generation_dir(options: &Options, generation: u64) -> PathBuf {
 
 /// Writes a file and the directories above it.
 pub fn write_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let parent = path
-        .parent()
-        .expect("a path below the workload's directory");
+    let parent = path.parent().expect("a path below the workload's directory");
     fs::create_dir_all(parent)?;
     fs::write(path, bytes)
 }

@@ -97,9 +97,7 @@ impl Canister {
     /// Makes a canister with records in at least `bytes` of memory.
     fn create(bytes: u64, rng: &mut Rng) -> Self {
         let memory = VectorMemory::default();
-        let bucket_pages = (bytes >> 16)
-            .div_ceil(32)
-            .clamp(BUCKET_PAGES.1, BUCKET_PAGES.0);
+        let bucket_pages = (bytes >> 16).div_ceil(32).clamp(BUCKET_PAGES.1, BUCKET_PAGES.0);
         let manager = MemoryManager::init_with_bucket_size(memory.clone(), bucket_pages as u16);
         let region = |id| manager.get(MemoryId::new(id));
         let mut canister = Self {

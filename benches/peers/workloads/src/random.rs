@@ -23,9 +23,7 @@ const BUFFER_BYTES: usize = 4 << 20;
 /// Writes all generations.
 pub fn make(options: &Options) -> io::Result<()> {
     let path = |generation| -> PathBuf {
-        generation_dir(options, generation)
-            .join("volume")
-            .join("image.bin")
+        generation_dir(options, generation).join("volume").join("image.bin")
     };
     for generation in 1..=options.generations {
         let to = path(generation);
@@ -74,10 +72,7 @@ fn insert(from: &Path, to: &Path, rng: &mut Rng) -> io::Result<()> {
     let mut target = File::create(to)?;
     let mut inserted = vec![0; INSERTED_BYTES];
     rng.fill(&mut inserted);
-    io::copy(
-        &mut Read::by_ref(&mut source).take(INSERTED_AT),
-        &mut target,
-    )?;
+    io::copy(&mut Read::by_ref(&mut source).take(INSERTED_AT), &mut target)?;
     target.write_all(&inserted)?;
     source.seek(SeekFrom::Start(INSERTED_AT))?;
     io::copy(&mut source, &mut target)?;

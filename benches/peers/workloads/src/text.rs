@@ -141,10 +141,7 @@ pub fn source_line(seed: u64, out: &mut String) {
         2 => writeln!(out, "{indent}if ({a}.{c} !== {n}) return {b}({a});"),
         3 => writeln!(out, "{indent}// The {c} of {a} is kept until {b} is done."),
         4 => writeln!(out, "{indent}const {a} = await {b}.{c}({{ limit: {n} }});"),
-        5 => writeln!(
-            out,
-            "{indent}throw new TypeError(`{a}: expected {c}, found ${{{b}}}`);"
-        ),
+        5 => writeln!(out, "{indent}throw new TypeError(`{a}: expected {c}, found ${{{b}}}`);"),
         6 => writeln!(out, "{indent}{a}: {b}<{c}>;"),
         7 => writeln!(out, "{indent}return {a} ?? {b};"),
         8 => writeln!(out, "{indent} * @param {{{c}}} {a} - The {b} that is read."),

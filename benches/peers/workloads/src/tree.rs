@@ -18,9 +18,8 @@ const ADDED_SHARE: f64 = 0.03;
 const RENAMED_SHARE: f64 = 0.01;
 
 /// Names of directories below a package's top.
-const DIRECTORIES: [&str; 10] = [
-    "core", "util", "internal", "locale", "icons", "codec", "theme", "query", "hooks", "node",
-];
+const DIRECTORIES: [&str; 10] =
+    ["core", "util", "internal", "locale", "icons", "codec", "theme", "query", "hooks", "node"];
 
 /// One file: where it lies in its package, and its lines.
 struct SourceFile {
@@ -37,10 +36,7 @@ pub fn make(options: &Options) -> io::Result<()> {
         let mut tree: Vec<_> = (0..files).map(|_| new_file(rng)).collect();
         for generation in 1..=options.generations {
             if generation > 1 {
-                step(
-                    &mut tree,
-                    &mut Rng::of(&[options.seed, package, generation]),
-                );
+                step(&mut tree, &mut Rng::of(&[options.seed, package, generation]));
             }
             let dir = generation_dir(options, generation).join(&name);
             let about =
@@ -67,10 +63,7 @@ fn new_file(rng: &mut Rng) -> SourceFile {
     let path = new_path(rng);
     let skew = rng.unit() * rng.unit() * 5.6;
     let lines = (3.2 * skew.exp() * skew.max(1.0)) as usize + 4;
-    SourceFile {
-        path,
-        lines: (0..lines).map(|_| rng.word()).collect(),
-    }
+    SourceFile { path, lines: (0..lines).map(|_| rng.word()).collect() }
 }
 
 /// Makes a path no other file has.

@@ -23,11 +23,7 @@ const SHARED_MEMORY: &str = "/dev/shm";
 /// Returns a folder where syncing costs nothing, for what does not need a disk.
 fn fast() -> PathBuf {
     let shared = PathBuf::from(SHARED_MEMORY);
-    if shared.is_dir() {
-        shared
-    } else {
-        std::env::temp_dir()
-    }
+    if shared.is_dir() { shared } else { std::env::temp_dir() }
 }
 
 fn store() -> (TempDir, LocalBackend) {
@@ -51,9 +47,7 @@ fn pack(digit: char) -> Key {
 fn noise(bytes: usize) -> Vec<u8> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let step = || {
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695);
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695);
         state.to_be_bytes()[0]
     };
     std::iter::repeat_with(step).take(bytes).collect()
@@ -65,9 +59,7 @@ fn tmp_files(backend: &LocalBackend) -> usize {
 
 fn listed(backend: &LocalBackend, folder: &str) -> Vec<String> {
     let mut found = Vec::new();
-    backend
-        .list(folder, &mut |key, _| found.push(key.to_string()))
-        .unwrap();
+    backend.list(folder, &mut |key, _| found.push(key.to_string())).unwrap();
     found
 }
 
@@ -100,10 +92,7 @@ fn conforms_in_shared_memory() {
 #[test]
 fn conforms_where_unbuffered_writing_is_refused_at_once() {
     conforms_in(&fast(), |backend| {
-        backend
-            .root
-            .seam
-            .always(Step::Direct, Answer::Fail(Errno::INVAL));
+        backend.root.seam.always(Step::Direct, Answer::Fail(Errno::INVAL));
     });
 }
 
@@ -111,10 +100,7 @@ fn conforms_where_unbuffered_writing_is_refused_at_once() {
 fn unbuffered_writing_may_be_refused_by_a_write() {
     let (_dir, backend) = store();
     let bytes = noise(DIRECT_BYTES_MIN * 5 + 17);
-    backend
-        .root
-        .seam
-        .once(Step::Write, Answer::Fail(Errno::INVAL));
+    backend.root.seam.once(Step::Write, Answer::Fail(Errno::INVAL));
     assert_eq!(backend.put(&pack('a'), &[&bytes]).unwrap(), Put::Created);
     assert_eq!(*backend.read(&pack('a'), u64::MAX).unwrap(), *bytes);
 }
@@ -122,37 +108,25 @@ fn unbuffered_writing_may_be_refused_by_a_write() {
 #[test]
 fn conforms_where_renaming_cannot_refuse_to_replace() {
     conforms_in(&fast(), |backend| {
-        backend
-            .root
-            .seam
-            .always(Step::Rename, Answer::Fail(Errno::INVAL));
+        backend.root.seam.always(Step::Rename, Answer::Fail(Errno::INVAL));
     });
 }
 
 #[test]
 fn conforms_with_short_writes() {
     conforms_in(&fast(), |backend| {
-        backend
-            .root
-            .seam
-            .always(Step::Write, Answer::AtMost(300_001));
+        backend.root.seam.always(Step::Write, Answer::AtMost(300_001));
     });
 }
 
 #[test]
 fn files_are_0600_and_directories_0700() {
     let (_dir, backend) = store();
-    for (key, bytes) in [
-        (pack('a'), 2 * DIRECT_BYTES_MIN),
-        (key("store"), 1),
-        (key("new/a/b"), 1),
-    ] {
+    for (key, bytes) in [(pack('a'), 2 * DIRECT_BYTES_MIN), (key("store"), 1), (key("new/a/b"), 1)]
+    {
         let _ = backend.put(&key, &[&noise(bytes)]).unwrap();
     }
-    let _held = backend
-        .try_lock("store", LockMode::Exclusive)
-        .unwrap()
-        .unwrap();
+    let _held = backend.try_lock("store", LockMode::Exclusive).unwrap().unwrap();
     let mut pending = vec![backend.path().to_owned()];
     let (mut files, mut folders) = (0, 0);
     while let Some(path) = pending.pop() {
@@ -161,11 +135,7 @@ fn files_are_0600_and_directories_0700() {
         if metadata.is_dir() {
             assert_eq!(mode, 0o700, "{}", path.display());
             folders += 1;
-            pending.extend(
-                fs::read_dir(&path)
-                    .unwrap()
-                    .map(|entry| entry.unwrap().path()),
-            );
+            pending.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
         } else {
             assert_eq!(mode, 0o600, "{}", path.display());
             files += 1;
@@ -179,9 +149,7 @@ fn nothing_is_left_in_tmp() {
     let (_dir, backend) = store();
     for bytes in [0, 1, DIRECT_BYTES_MIN + 5] {
         for _ in 0..2 {
-            let _ = backend
-                .put(&key(&format!("runs/{bytes}")), &[&noise(bytes)])
-                .unwrap();
+            let _ = backend.put(&key(&format!("runs/{bytes}")), &[&noise(bytes)]).unwrap();
         }
     }
     assert_eq!(tmp_files(&backend), 0);
@@ -199,14 +167,7 @@ fn sizes_are_exact_in(base: &Path) {
     storage[start..start + content.len()].copy_from_slice(&content);
     let aligned = &storage[start..start + content.len()];
     let buffer = 4 * 1024 * 1024;
-    for boundary in [
-        4096,
-        DIRECT_BYTES_MIN,
-        DIRECT_BYTES_MIN + 4096,
-        huge,
-        buffer,
-        buffer + 4096,
-    ] {
+    for boundary in [4096, DIRECT_BYTES_MIN, DIRECT_BYTES_MIN + 4096, huge, buffer, buffer + 4096] {
         for bytes in [boundary - 1, boundary, boundary + 1] {
             let ways: [&[&[u8]]; 4] = [
                 &[&aligned[..bytes]],
@@ -218,10 +179,7 @@ fn sizes_are_exact_in(base: &Path) {
             for parts in ways {
                 let key = pack('a');
                 assert_eq!(backend.put(&key, parts).unwrap(), Put::Created);
-                assert!(
-                    *backend.read(&key, u64::MAX).unwrap() == *parts.concat(),
-                    "{bytes}"
-                );
+                assert!(*backend.read(&key, u64::MAX).unwrap() == *parts.concat(), "{bytes}");
                 assert_eq!(backend.len(&key).unwrap(), bytes as u64);
                 backend.delete(&key).unwrap();
             }
@@ -249,39 +207,20 @@ fn a_store_is_not_created_over_anything() {
     let path = dir.path().join("above/store");
     let first = LocalBackend::create(&path).unwrap();
     let _ = first.put(&key("store"), &[b"x"]).unwrap();
-    assert!(matches!(
-        LocalBackend::create(&path),
-        Err(Error::NotEmpty { .. })
-    ));
+    assert!(matches!(LocalBackend::create(&path), Err(Error::NotEmpty { .. })));
     assert_eq!(first.len(&key("store")).unwrap(), 1);
 
     let strange = dir.path().join("strange");
     fs::create_dir(&strange).unwrap();
     fs::write(strange.join("letter"), "dear").unwrap();
-    let Err(error) = LocalBackend::create(&strange) else {
-        panic!("created over a letter")
-    };
-    assert!(
-        error
-            .to_string()
-            .ends_with("strange is not empty (it holds \"letter\")"),
-        "{error}"
-    );
+    let Err(error) = LocalBackend::create(&strange) else { panic!("created over a letter") };
+    assert!(error.to_string().ends_with("strange is not empty (it holds \"letter\")"), "{error}");
     assert_eq!(fs::read_dir(&strange).unwrap().count(), 1);
 
     let file = strange.join("letter");
-    assert!(matches!(
-        LocalBackend::create(&file),
-        Err(Error::Io { action: "open", .. })
-    ));
-    assert!(matches!(
-        LocalBackend::open(&file),
-        Err(Error::Io { action: "open", .. })
-    ));
-    assert!(matches!(
-        LocalBackend::open(path.join("none")),
-        Err(Error::Io { action: "open", .. })
-    ));
+    assert!(matches!(LocalBackend::create(&file), Err(Error::Io { action: "open", .. })));
+    assert!(matches!(LocalBackend::open(&file), Err(Error::Io { action: "open", .. })));
+    assert!(matches!(LocalBackend::open(path.join("none")), Err(Error::Io { action: "open", .. })));
 }
 
 #[test]
@@ -290,10 +229,7 @@ fn a_store_may_take_an_empty_file_system() {
     fs::create_dir(dir.path().join("lost+found")).unwrap();
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let backend = LocalBackend::create(dir.path()).unwrap();
-    assert_eq!(
-        fs::metadata(dir.path()).unwrap().permissions().mode() & 0o7777,
-        0o700
-    );
+    assert_eq!(fs::metadata(dir.path()).unwrap().permissions().mode() & 0o7777, 0o700);
     let _ = backend.put(&key("store"), &[b"x"]).unwrap();
     assert_eq!(listed(&backend, ""), ["store"]);
 }
@@ -341,14 +277,7 @@ fn a_listing_skips_what_cannot_be_an_object() {
     }
     let at = |path: &str| backend.path().join(path);
     let misplaced = format!("packs/aa/{}", "b".repeat(64));
-    for name in [
-        "log/Upper",
-        "log/.hidden",
-        "log/a b",
-        "packs/x",
-        "packs/aa/short",
-        &misplaced,
-    ] {
+    for name in ["log/Upper", "log/.hidden", "log/a b", "packs/x", "packs/aa/short", &misplaced] {
         fs::write(at(name), "x").unwrap();
     }
     fs::create_dir(at("log/.folder")).unwrap();
@@ -368,37 +297,16 @@ fn what_is_no_file_under_an_objects_name_is_an_error() {
     for target in ["1", "nowhere"] {
         symlink(target, &link).unwrap();
         assert!(matches!(backend.len(&key("log/2")), Err(Error::Io { .. })));
-        assert!(matches!(
-            backend.read(&key("log/2"), 9),
-            Err(Error::Io { .. })
-        ));
-        assert!(matches!(
-            backend.put(&key("log/2"), &[b"y"]),
-            Err(Error::Io { .. })
-        ));
-        assert!(matches!(
-            backend.list("log", &mut |_, _| {}),
-            Err(Error::Io { .. })
-        ));
-        assert!(matches!(
-            backend.list("", &mut |_, _| {}),
-            Err(Error::Io { .. })
-        ));
+        assert!(matches!(backend.read(&key("log/2"), 9), Err(Error::Io { .. })));
+        assert!(matches!(backend.put(&key("log/2"), &[b"y"]), Err(Error::Io { .. })));
+        assert!(matches!(backend.list("log", &mut |_, _| {}), Err(Error::Io { .. })));
+        assert!(matches!(backend.list("", &mut |_, _| {}), Err(Error::Io { .. })));
         fs::remove_file(&link).unwrap();
     }
     symlink("nowhere", backend.path().join("linked")).unwrap();
-    assert!(matches!(
-        backend.list("linked", &mut |_, _| {}),
-        Err(Error::Io { .. })
-    ));
-    assert!(matches!(
-        backend.list("linked/below", &mut |_, _| {}),
-        Err(Error::Io { .. })
-    ));
-    assert!(matches!(
-        backend.delete(&key("linked/1")),
-        Err(Error::Io { .. })
-    ));
+    assert!(matches!(backend.list("linked", &mut |_, _| {}), Err(Error::Io { .. })));
+    assert!(matches!(backend.list("linked/below", &mut |_, _| {}), Err(Error::Io { .. })));
+    assert!(matches!(backend.delete(&key("linked/1")), Err(Error::Io { .. })));
     assert_eq!(*backend.read(&key("log/1"), 9).unwrap(), *b"x");
 }
 
@@ -407,14 +315,8 @@ fn a_key_cannot_be_both_object_and_folder() {
     let (_dir, backend) = store();
     let _ = backend.put(&key("a/b"), &[b"x"]).unwrap();
     for text in ["a", "a/b/c"] {
-        assert!(
-            matches!(backend.put(&key(text), &[b"x"]), Err(Error::Io { .. })),
-            "{text}"
-        );
-        assert!(
-            matches!(backend.len(&key(text)), Err(Error::NotFound { .. })),
-            "{text}"
-        );
+        assert!(matches!(backend.put(&key(text), &[b"x"]), Err(Error::Io { .. })), "{text}");
+        assert!(matches!(backend.len(&key(text)), Err(Error::NotFound { .. })), "{text}");
     }
     assert_eq!(tmp_files(&backend), 0);
     assert_eq!(listed(&backend, ""), ["a/b"]);
@@ -441,9 +343,7 @@ fn a_descriptor_does_not_outlive_its_object() {
 fn a_descriptor_opened_before_a_deletion_is_not_kept() {
     let (_dir, backend) = store();
     let file = Arc::new(fs::File::open(backend.path()).unwrap());
-    let Err(deletions) = backend.files.find(&key("log/1")) else {
-        panic!("found in a new store")
-    };
+    let Err(deletions) = backend.files.find(&key("log/1")) else { panic!("found in a new store") };
     // The object is opened, deleted, and only then would its descriptor be kept.
     backend.files.forget(&key("log/1"));
     backend.files.keep(&key("log/1"), &file, deletions);
@@ -453,9 +353,7 @@ fn a_descriptor_opened_before_a_deletion_is_not_kept() {
 #[test]
 fn more_objects_than_descriptors_can_be_read() {
     let (_dir, backend) = store();
-    let keys: Vec<Key> = (0..200)
-        .map(|number| key(&format!("runs/{number}")))
-        .collect();
+    let keys: Vec<Key> = (0..200).map(|number| key(&format!("runs/{number}"))).collect();
     for key in &keys {
         let _ = backend.put(key, &[key.as_str().as_bytes()]).unwrap();
     }
@@ -493,13 +391,7 @@ fn sweeping_removes_what_nobody_writes() {
     unfinished.file.write_all_at(b"being written", 0).unwrap();
 
     let other = LocalBackend::open(backend.path()).unwrap();
-    assert_eq!(
-        other.sweep_tmp().unwrap(),
-        Swept {
-            files: 2,
-            size_bytes: 5
-        }
-    );
+    assert_eq!(other.sweep_tmp().unwrap(), Swept { files: 2, size_bytes: 5 });
     assert_eq!(other.sweep_tmp().unwrap(), Swept::default());
     assert_eq!(tmp_files(&backend), 3);
     drop(unfinished);
@@ -541,10 +433,8 @@ fn sweeping_does_not_disturb_writers() {
                 })
             })
             .collect();
-        let results: Vec<_> = writers
-            .into_iter()
-            .map(std::thread::ScopedJoinHandle::join)
-            .collect();
+        let results: Vec<_> =
+            writers.into_iter().map(std::thread::ScopedJoinHandle::join).collect();
         done.store(true, Ordering::Relaxed);
         assert!(results.iter().all(Result::is_ok));
         sweeper.join().unwrap()
@@ -560,18 +450,8 @@ fn a_lock_excludes_other_backends_and_its_file_stays() {
     let second = LocalBackend::open(first.path()).unwrap();
     let held = first.try_lock("prune", LockMode::Exclusive).unwrap();
     assert!(held.is_some());
-    assert!(
-        second
-            .try_lock("prune", LockMode::Shared)
-            .unwrap()
-            .is_none()
-    );
+    assert!(second.try_lock("prune", LockMode::Shared).unwrap().is_none());
     drop(held);
-    assert!(
-        second
-            .try_lock("prune", LockMode::Exclusive)
-            .unwrap()
-            .is_some()
-    );
+    assert!(second.try_lock("prune", LockMode::Exclusive).unwrap().is_some());
     assert!(first.path().join("locks/prune").exists());
 }

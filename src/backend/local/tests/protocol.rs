@@ -7,31 +7,16 @@ use super::*;
 #[test]
 fn interrupted_calls_are_repeated_but_a_sync() {
     let (_dir, backend) = store();
-    for step in [
-        Step::Create,
-        Step::Direct,
-        Step::Write,
-        Step::Truncate,
-        Step::Rename,
-    ] {
+    for step in [Step::Create, Step::Direct, Step::Write, Step::Truncate, Step::Rename] {
         backend.root.seam.once(step, Answer::Fail(Errno::INTR));
     }
     let bytes = noise(DIRECT_BYTES_MIN + 1);
     assert_eq!(backend.put(&pack('a'), &[&bytes]).unwrap(), Put::Created);
     assert_eq!(*backend.read(&pack('a'), u64::MAX).unwrap(), *bytes);
 
-    backend
-        .root
-        .seam
-        .once(Step::SyncFile, Answer::Fail(Errno::INTR));
-    assert!(matches!(
-        backend.put(&pack('b'), &[&bytes]),
-        Err(Error::Io { action: "sync", .. })
-    ));
-    assert!(matches!(
-        backend.put(&pack('b'), &[&bytes]),
-        Err(Error::Latched { .. })
-    ));
+    backend.root.seam.once(Step::SyncFile, Answer::Fail(Errno::INTR));
+    assert!(matches!(backend.put(&pack('b'), &[&bytes]), Err(Error::Io { action: "sync", .. })));
+    assert!(matches!(backend.put(&pack('b'), &[&bytes]), Err(Error::Latched { .. })));
 }
 
 /// The steps of one put, with what they were done to; the name in `tmp` is not told.
@@ -39,20 +24,10 @@ fn steps(backend: &LocalBackend, key: &Key, bytes: &[u8]) -> Vec<String> {
     backend.root.seam.take_steps();
     let _ = backend.put(key, &[bytes]).unwrap();
     let tell = |(step, path): (Step, String)| {
-        let path = if path.starts_with("tmp/") {
-            "tmp"
-        } else {
-            &path
-        };
+        let path = if path.starts_with("tmp/") { "tmp" } else { &path };
         format!("{step:?} {path}")
     };
-    backend
-        .root
-        .seam
-        .take_steps()
-        .into_iter()
-        .map(tell)
-        .collect()
+    backend.root.seam.take_steps().into_iter().map(tell).collect()
 }
 
 #[test]
@@ -71,13 +46,7 @@ fn a_put_syncs_the_file_names_it_and_syncs_the_folder() {
     ];
     assert_eq!(first, wanted);
     let second = steps(&backend, &key("log/2"), b"x");
-    let wanted = [
-        "Create tmp",
-        "Write tmp",
-        "SyncFile tmp",
-        "Rename log/2",
-        "SyncFolder log",
-    ];
+    let wanted = ["Create tmp", "Write tmp", "SyncFile tmp", "Rename log/2", "SyncFolder log"];
     assert_eq!(second, wanted);
 }
 
@@ -134,18 +103,8 @@ fn a_put_of_an_existing_key_syncs_it_and_writes_nothing() {
     assert_eq!(steps, wanted);
     let after = fs::metadata(first.path().join(Place::of(&pack('a')).unwrap().path())).unwrap();
     assert_eq!(
-        (
-            before.ino(),
-            before.len(),
-            before.mtime_nsec(),
-            before.ctime_nsec()
-        ),
-        (
-            after.ino(),
-            after.len(),
-            after.mtime_nsec(),
-            after.ctime_nsec()
-        )
+        (before.ino(), before.len(), before.mtime_nsec(), before.ctime_nsec()),
+        (after.ino(), after.len(), after.mtime_nsec(), after.ctime_nsec())
     );
 }
 
@@ -173,10 +132,7 @@ fn a_failed_sync_latches_and_is_never_repeated() {
             backend.root.seam.once(step, Answer::Fail(errno));
 
             let failed = backend.put(&key("log/2"), &[b"x"]);
-            assert!(
-                matches!(failed, Err(Error::Io { action: "sync", .. })),
-                "{failed:?}"
-            );
+            assert!(matches!(failed, Err(Error::Io { action: "sync", .. })), "{failed:?}");
             let syncs = backend.root.seam.take_steps();
             assert_eq!(syncs.iter().filter(|done| done.0 == step).count(), 1);
             assert_eq!(tmp_files(&backend), 0);
@@ -188,9 +144,7 @@ fn a_failed_sync_latches_and_is_never_repeated() {
                 backend.delete(&key("log/1")),
                 backend.sweep_tmp().map(|_| ()),
             ] {
-                let Err(Error::Latched { first }) = latched else {
-                    panic!("{latched:?}")
-                };
+                let Err(Error::Latched { first }) = latched else { panic!("{latched:?}") };
                 assert!(first.starts_with("sync "), "{first}");
             }
             assert_eq!(backend.root.seam.take_steps(), []);
@@ -206,10 +160,7 @@ fn a_failed_sync_latches_and_is_never_repeated() {
 fn a_new_store_is_synced_up_to_its_parent() {
     let (_dir, backend) = store();
     let steps = backend.root.seam.take_steps();
-    let made = steps
-        .iter()
-        .position(|done| done.0 == Step::SyncFolder)
-        .unwrap();
+    let made = steps.iter().position(|done| done.0 == Step::SyncFolder).unwrap();
     assert_eq!(made, 7 + 256);
     let synced: Vec<&str> = steps[made..].iter().map(|done| done.1.as_str()).collect();
     assert_eq!(synced, ["packs", "", ".."]);
@@ -220,62 +171,31 @@ fn a_new_store_is_synced_up_to_its_parent() {
 fn a_sync_succeeds_only_if_none_failed_before() {
     let (_dir, backend) = store();
     backend.sync_folder("log").unwrap();
-    let _ = backend
-        .latch
-        .close(backend.root.io("sync", "log", Errno::IO));
-    assert!(matches!(
-        backend.sync_folder("log"),
-        Err(Error::Latched { .. })
-    ));
+    let _ = backend.latch.close(backend.root.io("sync", "log", Errno::IO));
+    assert!(matches!(backend.sync_folder("log"), Err(Error::Latched { .. })));
 }
 
 #[test]
 fn a_failed_sync_after_a_deletion_latches() {
     let (_dir, backend) = store();
     let _ = backend.put(&key("log/1"), &[b"x"]).unwrap();
-    backend
-        .root
-        .seam
-        .once(Step::SyncFolder, Answer::Fail(Errno::IO));
-    assert!(matches!(
-        backend.delete(&key("log/1")),
-        Err(Error::Io { action: "sync", .. })
-    ));
-    assert!(matches!(
-        backend.delete(&key("log/1")),
-        Err(Error::Latched { .. })
-    ));
+    backend.root.seam.once(Step::SyncFolder, Answer::Fail(Errno::IO));
+    assert!(matches!(backend.delete(&key("log/1")), Err(Error::Io { action: "sync", .. })));
+    assert!(matches!(backend.delete(&key("log/1")), Err(Error::Latched { .. })));
 }
 
 #[test]
 fn a_full_disk_is_ordinary() {
-    for errno in [
-        Errno::NOSPC,
-        Errno::DQUOT,
-        Errno::ROFS,
-        Errno::MFILE,
-        Errno::FBIG,
-    ] {
-        for step in [
-            Step::Create,
-            Step::Write,
-            Step::Truncate,
-            Step::Rename,
-            Step::MakeFolder,
-        ] {
+    for errno in [Errno::NOSPC, Errno::DQUOT, Errno::ROFS, Errno::MFILE, Errno::FBIG] {
+        for step in [Step::Create, Step::Write, Step::Truncate, Step::Rename, Step::MakeFolder] {
             let (_dir, backend) = store();
             let bytes = noise(DIRECT_BYTES_MIN + 1);
             backend.root.seam.once(step, Answer::Fail(errno));
             let failed = backend.put(&key("new/1"), &[&bytes]);
-            let Err(Error::Io { source, .. }) = &failed else {
-                panic!("{step:?}: {failed:?}")
-            };
+            let Err(Error::Io { source, .. }) = &failed else { panic!("{step:?}: {failed:?}") };
             assert_eq!(source.raw_os_error(), Some(errno.raw_os_error()));
             assert_eq!(tmp_files(&backend), 0);
-            assert!(matches!(
-                backend.len(&key("new/1")),
-                Err(Error::NotFound { .. })
-            ));
+            assert!(matches!(backend.len(&key("new/1")), Err(Error::NotFound { .. })));
             // As soon as there is space again.
             assert_eq!(backend.put(&key("new/1"), &[&bytes]).unwrap(), Put::Created);
         }
@@ -284,24 +204,12 @@ fn a_full_disk_is_ordinary() {
 
 #[test]
 fn a_failure_of_the_device_latches() {
-    for step in [
-        Step::Create,
-        Step::Write,
-        Step::Truncate,
-        Step::Rename,
-        Step::MakeFolder,
-    ] {
+    for step in [Step::Create, Step::Write, Step::Truncate, Step::Rename, Step::MakeFolder] {
         let (_dir, backend) = store();
         backend.root.seam.once(step, Answer::Fail(Errno::IO));
         let bytes = noise(DIRECT_BYTES_MIN + 1);
-        assert!(matches!(
-            backend.put(&key("new/1"), &[&bytes]),
-            Err(Error::Io { .. })
-        ));
+        assert!(matches!(backend.put(&key("new/1"), &[&bytes]), Err(Error::Io { .. })));
         assert_eq!(tmp_files(&backend), 0);
-        assert!(matches!(
-            backend.put(&key("new/1"), &[&bytes]),
-            Err(Error::Latched { .. })
-        ));
+        assert!(matches!(backend.put(&key("new/1"), &[&bytes]), Err(Error::Latched { .. })));
     }
 }

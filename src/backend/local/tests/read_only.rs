@@ -28,11 +28,7 @@ fn a_read_only_file_system_can_be_read() {
         .args(["--mount", "--map-root-user", "--user", "sh", "-c", script])
         .arg(backend.path())
         .arg(std::env::current_exe().unwrap())
-        .args([
-            "--exact",
-            "--nocapture",
-            &format!("{name}::a_read_only_file_system_can_be_read"),
-        ])
+        .args(["--exact", "--nocapture", &format!("{name}::a_read_only_file_system_can_be_read")])
         .env(READ_ONLY_STORE, backend.path())
         .output();
     match output {
@@ -41,10 +37,7 @@ fn a_read_only_file_system_can_be_read() {
             assert!(told.contains("1 passed"), "{told}");
         }
         Ok(output) if output.status.code() == Some(CANNOT_MOUNT) || output.stdout.is_empty() => {
-            eprintln!(
-                "SKIPPED: no read-only mount: {}",
-                String::from_utf8_lossy(&output.stderr)
-            );
+            eprintln!("SKIPPED: no read-only mount: {}", String::from_utf8_lossy(&output.stderr));
         }
         Ok(output) => panic!("{}", String::from_utf8_lossy(&output.stderr)),
         Err(error) => eprintln!("SKIPPED: no read-only mount: {error}"),
@@ -53,20 +46,13 @@ fn a_read_only_file_system_can_be_read() {
 
 fn read_only_checks(path: &Path) {
     let refused = |answer: Result<(), Error>| {
-        let Err(error) = answer else {
-            panic!("it is not read-only")
-        };
-        assert!(
-            error.to_string().contains("Read-only file system"),
-            "{error}"
-        );
+        let Err(error) = answer else { panic!("it is not read-only") };
+        assert!(error.to_string().contains("Read-only file system"), "{error}");
     };
     let backend = LocalBackend::open(path).unwrap();
     assert_eq!(listed(&backend, "").len(), 2);
     assert_eq!(*backend.read(&key("log/1"), 10).unwrap(), *noise(10));
-    backend
-        .read_at(&pack('a'), 50_000, &mut vec![0; 50_000])
-        .unwrap();
+    backend.read_at(&pack('a'), 50_000, &mut vec![0; 50_000]).unwrap();
 
     refused(backend.put(&key("log/2"), &[b"x"]).map(|_| ()));
     refused(backend.put(&pack('b'), &[b"x"]).map(|_| ()));
