@@ -27,5 +27,5 @@ pub mod pack;
 pub mod store;
 pub mod values;
 
-// #[doc(hidden)]
-// pub mod cli;
+#[doc(hidden)]
+pub mod cli;

@@ -333,7 +333,7 @@ mod tests {
         backend.replace(&third, vec![0; 80]);
         let mut read = Log::read(&backend).unwrap();
         assert_eq!(promote(&mut read, &backend, "a").number.0, 5);
-        assert!(backend.remove_raw(&key(CommitNumber(1))));
+        assert!(backend.remove_raw(&key(CommitNumber(1))).is_some());
         let read = Log::read(&backend).unwrap();
         assert!(read.damaged().iter().any(|d| d.number.0 == 1 && d.fault == Fault::Missing));
     }

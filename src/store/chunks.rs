@@ -98,6 +98,8 @@ pub struct ChunkReader<'s> {
     /// Whether `index` was made anew because it lacked a chunk.
     recovered: bool,
     scratch: Vec<u8>,
+    /// A buffer for plain bytes of bases.
+    base_bytes: Vec<u8>,
 }
 
 /// A wanted chunk with its place; `order` is its position among those wanted.
@@ -111,7 +113,7 @@ impl<'s> ChunkReader<'s> {
     /// Makes a reader over the index as it is now.
     #[must_use]
     pub fn new(store: &'s Store, index: Snapshot) -> Self {
-        Self { store, index, recovered: false, scratch: Vec::new() }
+        Self { store, index, recovered: false, scratch: Vec::new(), base_bytes: Vec::new() }
     }
 
     /// Reads the `wanted` chunks into `out`. Returns those that cannot be had, with their position
@@ -128,13 +130,61 @@ impl<'s> ChunkReader<'s> {
             (placed.location.pack.id, placed.location.record.offset)
         });
         let bases = self.read_bases(&placed);
-        let mut rest = &placed[..];
-        while !rest.is_empty() {
-            let (run, after) = rest.split_at(run_len(rest));
-            self.read_run(run, wanted, &bases, out, &mut faults);
-            rest = after;
+        self.read_placed(&placed, wanted, &bases, out, &mut faults);
+        if !bases.bytes.is_empty() {
+            self.base_bytes = bases.bytes;
         }
         faults
+    }
+
+    /// Reads the bases that chunks among `placed` need, each once.
+    fn read_bases(&mut self, placed: &[Placed]) -> Bases {
+        let (mut wanted, mut bases, mut end) = (Vec::new(), Bases::default(), 0);
+        let mut base_places = Vec::new();
+        for digest in placed.iter().filter_map(|placed| placed.location.record.base) {
+            if bases.places.contains_key(&digest) {
+                continue;
+            }
+            let Some(location) = self.find(&digest) else { continue };
+            let bytes = u64::from(location.record.plain_bytes);
+            base_places.push(Placed { order: wanted.len(), location });
+            wanted.push(Wanted { chunk: ChunkRef { bytes, digest }, at: end });
+            bases.places.insert(digest, end..end + bytes as usize);
+            end += bytes as usize;
+        }
+        if wanted.is_empty() {
+            return bases;
+        }
+        base_places.sort_unstable_by_key(|placed| {
+            (placed.location.pack.id, placed.location.record.offset)
+        });
+        let mut faults = Vec::new();
+        bases.bytes = std::mem::take(&mut self.base_bytes);
+        bases.bytes.resize(end, 0);
+        let mut plain = std::mem::take(&mut bases.bytes);
+        // A base has no base: one that says so fails here, and its chunks with it.
+        self.read_placed(&base_places, &wanted, &Bases::default(), &mut plain, &mut faults);
+        bases.bytes = plain;
+        for (order, _) in faults {
+            bases.places.remove(&wanted[order].chunk.digest);
+        }
+        bases
+    }
+
+    fn read_placed(
+        &mut self,
+        placed: &[Placed],
+        wanted: &[Wanted],
+        bases: &Bases,
+        out: &mut [u8],
+        faults: &mut Vec<(usize, ChunkFault)>,
+    ) {
+        let mut rest = placed;
+        while !rest.is_empty() {
+            let (run, after) = rest.split_at(run_len(rest));
+            self.read_run(run, wanted, bases, out, faults);
+            rest = after;
+        }
     }
 
     fn find(&mut self, digest: &Digest) -> Option<Location> {
@@ -145,21 +195,6 @@ impl<'s> ChunkReader<'s> {
         self.recovered = true;
         self.index = self.store.recover_index()?;
         self.index.find(digest)
-    }
-
-    /// Reads the bases that chunks among `placed` need, each once.
-    fn read_bases(&self, placed: &[Placed]) -> Bases {
-        let mut bases = Bases::new();
-        for placed in placed {
-            if let Some(base) = placed.location.record.base {
-                bases.entry(base).or_insert_with(|| self.read_base(&base));
-            }
-        }
-        bases
-    }
-
-    fn read_base(&self, digest: &Digest) -> Result<Vec<u8>, ChunkFault> {
-        read_anywhere(self.store.backend(), &self.index, digest, None, Depth::Base)
     }
 
     /// Reads one range of a pack and decodes the chunks in it.
@@ -206,7 +241,18 @@ impl<'s> ChunkReader<'s> {
     }
 }
 
-type Bases = HashMap<Digest, Result<Vec<u8>, ChunkFault>>;
+/// Plain bytes of bases, and where in them each base is.
+#[derive(Default)]
+struct Bases {
+    places: HashMap<Digest, std::ops::Range<usize>>,
+    bytes: Vec<u8>,
+}
+
+impl Bases {
+    fn get(&self, digest: &Digest) -> Option<&[u8]> {
+        self.places.get(digest).map(|range| &self.bytes[range.clone()])
+    }
+}
 
 fn unknown(digest: Digest) -> ChunkFault {
     ChunkFault { digest, place: None, reason: ChunkReason::Unknown }
@@ -247,8 +293,8 @@ fn decode_known<'b>(
     let base = match record.base {
         None => None,
         Some(base) => match bases.get(&base) {
-            Some(Ok(bytes)) => Some(bytes.as_slice()),
-            _ => return Err(ChunkReason::Codec(codec::Error::BaseMissing)),
+            Some(bytes) => Some(bytes),
+            None => return Err(ChunkReason::Codec(codec::Error::BaseMissing)),
         },
     };
     decoder.decode(record.encoding, body, base, plain).map_err(ChunkReason::Codec)?;
@@ -303,7 +349,7 @@ fn read_at(
     {
         return Err(ChunkReason::Length { expected, actual });
     }
-    let mut bases = Bases::new();
+    let mut bases = Bases::default();
     if record.encoding == Encoding::ZstdWithBase
         && let Some(base) = record.base
     {
@@ -312,7 +358,8 @@ fn read_at(
         }
         let plain = read_anywhere(backend, index, &base, None, Depth::Base)
             .map_err(|fault| ChunkReason::Base(Box::new(fault)))?;
-        bases.insert(base, Ok(plain));
+        bases.places.insert(base, 0..plain.len());
+        bases.bytes = plain;
     }
     let key = pack::key(location.pack.content, &location.pack.id);
     // Both lengths were bounded when the record was decoded.

@@ -39,13 +39,13 @@ pub use chunks::{ChunkFault, ChunkReader, ChunkReason, Wanted};
 pub use diff::{Change, ChangeKind, DiffReport};
 pub use error::Error;
 pub use ingest::{IngestOptions, IngestStats, MemberSource, MemberSummary, SourceFault};
-pub use list::{ListIter, PageFault};
+pub use list::{ListIter, PageFault, PageReason};
 pub use naming::{Reference, Which, parse_label};
 pub use progress::Progress;
 pub use promote::{BackupReport, Durable, DurableArtifact, Staged, Verified};
 pub use restore::{RestoreFailure, RestoreOptions, RestoreReport};
 pub use stats::{GenerationStats, StatsReport};
-pub use tree::{Member, Tree};
+pub use tree::{ChunkIter, Member, Tree, WriteError};
 pub use verify::{Affected, Damage, DamageKind, Scope, Unreadable, VerifyReport};
 
 /// Key of the store header.

@@ -10,7 +10,8 @@ use crossbeam_channel::{Receiver, Sender};
 use sha2::Digest as _;
 
 use super::packer::Packed;
-use super::unit::{self, Fate, Item, Piece};
+use super::pieces::{Encoded, Fate, Piece};
+use super::unit::{self, Item};
 use super::walk::{Draft, Opened, check_entry};
 use super::{Error, IngestStats, MemberSummary, Shared, SourceFault};
 use crate::chunker::Chunking;
@@ -33,9 +34,9 @@ pub(super) enum Outcome {
     /// The member with this ordinal begins.
     Begin(usize),
     /// Small things.
-    Batch { items: Vec<Item>, stored: Buffer },
+    Batch { items: Vec<Item>, new: Vec<Encoded>, stored: Buffer },
     /// The next range of a large file.
-    Range { pieces: Vec<Piece>, stored: Option<Buffer> },
+    Range { pieces: Vec<Piece>, new: Vec<Encoded>, stored: Option<Buffer> },
     /// The large file is complete.
     FileEnd {
         draft: Arc<Draft>,
@@ -137,16 +138,16 @@ impl<'a, 's> Collector<'a, 's> {
                 let algorithm = self.out.shared.options.algorithm;
                 self.member = Some(MemberState::new(ordinal, algorithm));
             }
-            Outcome::Batch { items, stored } => {
+            Outcome::Batch { items, new, stored } => {
                 for item in items {
-                    self.item(item, &stored)?;
+                    self.item(item, &new, &stored)?;
                 }
             }
-            Outcome::Range { pieces, stored } => {
+            Outcome::Range { pieces, new, stored } => {
                 let Some(member) = &mut self.member else { return Ok(()) };
                 let stored = stored.as_deref().map_or(&[][..], |stored| stored);
                 for piece in &pieces {
-                    self.out.store(piece, stored)?;
+                    self.out.store(piece, &new, stored)?;
                     member.large.push(piece.chunk, &mut self.out)?;
                 }
                 let bytes = pieces.iter().map(|piece| piece.chunk.bytes).sum::<u64>();
@@ -173,7 +174,7 @@ impl<'a, 's> Collector<'a, 's> {
         }
     }
 
-    fn item(&mut self, item: Item, stored: &[u8]) -> Result<(), Error> {
+    fn item(&mut self, item: Item, new: &[Encoded], stored: &[u8]) -> Result<(), Error> {
         match item {
             Item::Entry(entry, links) => {
                 if let Some(member) = &mut self.member
@@ -190,7 +191,7 @@ impl<'a, 's> Collector<'a, 's> {
             Item::File(file) => {
                 let mut list = ChunkList::default();
                 for piece in &file.pieces {
-                    self.out.store(piece, stored)?;
+                    self.out.store(piece, new, stored)?;
                     list.push(piece.chunk, &mut self.out)?;
                 }
                 if let Some(member) = &mut self.member {
@@ -438,21 +439,27 @@ struct Output<'a, 's> {
 
 impl Output<'_, '_> {
     /// Stores a piece if it is new, and counts it.
-    fn store(&mut self, piece: &Piece, stored: &[u8]) -> Result<(), Error> {
-        match &piece.fate {
+    fn store(&mut self, piece: &Piece, new: &[Encoded], stored: &[u8]) -> Result<(), Error> {
+        match piece.fate {
             Fate::Hole => {}
             Fate::InPlace => {
                 self.stats.chunks_reused += 1;
                 self.stats.chunks_in_place += 1;
             }
             Fate::Known => self.stats.chunks_reused += 1,
-            Fate::New { encoding, body } => {
+            Fate::New(ordinal) => {
+                let Encoded { encoding, base, body, alone_bytes } = &new[ordinal];
                 self.stats.chunks_new += 1;
                 self.stats.chunks_encoded += 1;
                 self.stats.bytes_new += piece.chunk.bytes;
+                if base.is_some() {
+                    self.stats.chunks_delta += 1;
+                    self.stats.bytes_saved_by_deltas +=
+                        u64::from(*alone_bytes).saturating_sub(body.len() as u64);
+                }
                 let body = &stored[body.clone()];
                 let pack = self.builder(PackContent::Chunks, body.len())?;
-                pack.push(piece.chunk.digest, piece.chunk.bytes as u32, *encoding, None, body);
+                pack.push(piece.chunk.digest, piece.chunk.bytes as u32, *encoding, *base, body);
             }
         }
         Ok(())

@@ -8,7 +8,8 @@ use rayon::ScopeFifo;
 
 use super::collect::Outcome;
 use super::previous::{PreviousChunks, Range};
-use super::unit::{self, Buffers, Fate, Piece, RangeBytes, RangeUnit};
+use super::pieces::{Fate, Piece};
+use super::unit::{self, Buffers, RangeBytes, RangeUnit};
 use super::walk::Draft;
 use super::{Error, Sequence, Shared, SourceFault};
 use crate::chunker::{Chunking, Cutter, choose};
@@ -133,7 +134,7 @@ impl<'a, 's: 'scope, 'scope> Large<'a, 's, 'scope> {
         self.checksum.submit(start, Part::Zeros(bytes), equal);
         self.shared.progress.add(bytes);
         let pieces = vec![Piece { chunk: ChunkRef::hole(bytes), fate: Fate::Hole }];
-        self.sequence.send(Outcome::Range { pieces, stored: None });
+        self.sequence.send(Outcome::Range { pieces, new: Vec::new(), stored: None });
     }
 
     fn by_content(&mut self) -> Result<Result<(), SourceFault>, Error> {

@@ -16,6 +16,7 @@ mod claims;
 mod collect;
 mod large;
 mod packer;
+mod pieces;
 mod previous;
 mod unit;
 mod walk;
@@ -56,13 +57,16 @@ pub struct IngestOptions {
     pub reread: bool,
     /// Threads that read, hash and compress; 0 means one per processor.
     pub threads: usize,
+    /// Encode a chunk that replaces another of the previous generation against that one, where
+    /// this saves.
+    pub deltas: bool,
     /// Directories (device, inode) that are left out, such as the store itself.
     pub exclude: Vec<(u64, u64)>,
 }
 
 impl Default for IngestOptions {
     fn default() -> Self {
-        Self { algorithm: Algorithm::Blake3, reread: false, threads: 0, exclude: Vec::new() }
+        Self { algorithm: Algorithm::Blake3, reread: false, threads: 0, deltas: true, exclude: Vec::new() }
     }
 }
 
@@ -138,6 +142,10 @@ pub struct IngestStats {
     pub chunks_in_place: u64,
     /// Chunks that went through the compressor.
     pub chunks_encoded: u64,
+    /// Chunks stored as deltas.
+    pub chunks_delta: u64,
+    /// Bytes that this saved: what the bases take alone, less what the deltas take.
+    pub bytes_saved_by_deltas: u64,
     /// Packs of chunks written.
     pub packs_written: u64,
     /// Packs of list pages written.
@@ -153,6 +161,8 @@ struct Shared<'a> {
     claims: Claims,
     plain: Pool,
     stored: Pool,
+    /// Plain bytes of bases, for units while they run.
+    bases: Pool,
     /// Whether chunks of the previous generation need no look-up: false while packs are missing,
     /// so that what they held is stored again.
     trust_previous: bool,
@@ -198,6 +208,7 @@ impl Store {
             claims: Claims::default(),
             plain: Pool::new(units, UNIT_BYTES),
             stored: Pool::new(units, UNIT_BYTES),
+            bases: Pool::new(threads, UNIT_BYTES),
             trust_previous: cover.missing.is_empty(),
             aborted: AtomicBool::new(false),
         };

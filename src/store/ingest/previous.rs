@@ -2,10 +2,12 @@
 //! chunk is compared with.
 
 use std::cmp::Ordering;
+use std::collections::HashMap;
 
 use super::super::tree::ChunkIter;
 use super::super::{ListIter, Store};
 use crate::clock::UnixNanos;
+use crate::digest::Digest;
 use crate::format::manifest::{Artifact, Content, Entry};
 use crate::format::page::ChunkRef;
 use crate::fstree::{Stat, Time, compare_paths};
@@ -116,6 +118,22 @@ impl Range {
         } else {
             (*start == offset && chunk.bytes == bytes).then_some(*chunk)
         }
+    }
+
+    /// Returns the chunk that has most in common with `start..end`, if that is not a hole.
+    pub fn overlapping(&self, start: u64, end: u64) -> Option<ChunkRef> {
+        let from = self.0.partition_point(|(begin, chunk)| begin + chunk.bytes <= start);
+        let common = |begin: u64, chunk: &ChunkRef| {
+            end.min(begin + chunk.bytes).saturating_sub(start.max(begin))
+        };
+        let overlapping = self.0[from..].iter().take_while(|(begin, _)| *begin < end);
+        let most = overlapping.max_by_key(|(begin, chunk)| common(*begin, chunk));
+        most.map(|(_, chunk)| *chunk).filter(|chunk| !chunk.is_hole())
+    }
+
+    /// Returns where each chunk was.
+    pub fn places(&self) -> HashMap<Digest, u64> {
+        self.0.iter().map(|(begin, chunk)| (chunk.digest, *begin)).collect()
     }
 
     /// Says whether `start..end` was all zeros.

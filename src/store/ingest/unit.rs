@@ -6,36 +6,18 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use super::collect::Outcome;
+use super::pieces::{Encoded, Piece, Pieces};
 use super::previous::Range;
 use super::walk::{Draft, Todo};
 use super::{Error, Shared, Slot, SourceFault};
-use crate::chunker::{Chunking, Cutter, Probe, choose, is_zero};
-use crate::codec::{Decoder, Encoder, Encoding, Level};
-use crate::digest::{Checksums, Digest};
+use crate::chunker::{Chunking, Cutter, Probe, choose};
+use crate::codec::Level;
+use crate::digest::Checksums;
 use crate::format::manifest::{Content, Entry, Node};
-use crate::format::page::ChunkRef;
 use crate::fstree::{self, Source, Stat};
-use crate::index::Snapshot;
+use crate::limits::UNIT_BYTES;
 use crate::store::buffers::Buffer;
 use crate::store::checksum::{OrderedChecksum, Part};
-
-/// A piece of content and what becomes of it.
-pub(super) struct Piece {
-    pub chunk: ChunkRef,
-    pub fate: Fate,
-}
-
-/// What becomes of a piece.
-pub(super) enum Fate {
-    /// All zero.
-    Hole,
-    /// Equal to the previous generation's at the same place.
-    InPlace,
-    /// In the store already, or claimed by another unit.
-    Known,
-    /// To be stored: its body in the unit's buffer of stored bytes.
-    New { encoding: Encoding, body: std::ops::Range<usize> },
-}
 
 /// A small file that was read.
 pub(super) struct SmallFile {
@@ -51,83 +33,6 @@ pub(super) enum Item {
     Entry(Entry, u64),
     File(Box<SmallFile>),
     Fault(SourceFault),
-}
-
-/// After this many incompressible chunks in a row, only one in [`PROBE_EVERY`] is tried.
-const RAW_STREAK: u32 = 4;
-const PROBE_EVERY: u32 = 8;
-
-/// Turns plain chunks into pieces.
-struct Pieces<'a, 's> {
-    shared: &'a Shared<'s>,
-    index: Snapshot,
-    encoder: Encoder<'static>,
-    decoder: Decoder<'static>,
-    check: Vec<u8>,
-    stored: Buffer,
-    raw_streak: u32,
-}
-
-impl<'a, 's> Pieces<'a, 's> {
-    fn new(shared: &'a Shared<'s>, stored: Buffer) -> Result<Self, Error> {
-        Ok(Self {
-            shared,
-            index: shared.index.snapshot(),
-            encoder: Encoder::new().map_err(|_| Error::Encoder)?,
-            decoder: Decoder::new().map_err(|_| Error::Encoder)?,
-            check: Vec::new(),
-            stored,
-            raw_streak: 0,
-        })
-    }
-
-    /// Decides what becomes of `plain`, where the previous generation had `previous`.
-    fn piece(
-        &mut self,
-        plain: &[u8],
-        previous: Option<ChunkRef>,
-        level: Level,
-    ) -> Result<Piece, Error> {
-        let bytes = plain.len() as u64;
-        if is_zero(plain) {
-            return Ok(Piece { chunk: ChunkRef::hole(bytes), fate: Fate::Hole });
-        }
-        let digest = Digest::of(plain);
-        let chunk = ChunkRef { bytes, digest };
-        let fate = if self.shared.trust_previous && previous == Some(chunk) {
-            Fate::InPlace
-        } else if self.index.find(&digest).is_some() || !self.shared.claims.claim(digest) {
-            Fate::Known
-        } else {
-            self.encode(plain, level)?
-        };
-        Ok(Piece { chunk, fate })
-    }
-
-    fn encode(&mut self, plain: &[u8], level: Level) -> Result<Fate, Error> {
-        let start = self.stored.len();
-        let skip = self.raw_streak >= RAW_STREAK && !self.raw_streak.is_multiple_of(PROBE_EVERY);
-        let encoding = if skip {
-            self.stored.extend_from_slice(plain);
-            Encoding::Raw
-        } else {
-            self.encoder.encode(plain, level, &mut self.stored)
-        };
-        let body = start..self.stored.len();
-        if encoding == Encoding::Raw {
-            self.raw_streak += 1;
-            return Ok(Fate::New { encoding, body });
-        }
-        self.raw_streak = 0;
-        // Encoders have bugs: nothing is stored that does not decode to what went in.
-        self.check.resize(plain.len(), 0);
-        let decoded =
-            self.decoder.decode(encoding, &self.stored[body.clone()], None, &mut self.check);
-        if decoded.is_err() || self.check != plain {
-            return Err(Error::Encoder);
-        }
-        Ok(Fate::New { encoding, body })
-    }
 }
 
 fn level(chunking: Chunking) -> Level {
@@ -169,12 +74,15 @@ pub(super) enum RangeBytes {
     Cut(Vec<usize>),
 }
 
+/// Pieces of a unit with what is new of them, or the fault of the source that ended it.
+type Taken<T> = Result<(T, Vec<Encoded>, Buffer), SourceFault>;
+
 impl RangeUnit {
     /// Does the unit's work.
     pub fn run(self, shared: &Shared<'_>, bytes: RangeBytes, buffers: Buffers, slot: Slot) {
         let checksum = Arc::clone(&self.checksum);
         let outcome = match self.pieces(shared, bytes, buffers) {
-            Ok(Ok((pieces, stored))) => Outcome::Range { pieces, stored: Some(stored) },
+            Ok(Ok((pieces, new, stored))) => Outcome::Range { pieces, new, stored: Some(stored) },
             Ok(Err(fault)) => {
                 checksum.abandon();
                 Outcome::Fault(fault)
@@ -187,15 +95,13 @@ impl RangeUnit {
         slot.send(outcome);
     }
 
-    #[expect(clippy::type_complexity, reason = "a store error outside, a source fault inside")]
     fn pieces(
         self,
         shared: &Shared<'_>,
         bytes: RangeBytes,
         buffers: Buffers,
-    ) -> Result<Result<(Vec<Piece>, Buffer), SourceFault>, Error> {
-        let Buffers { mut plain, stored } = buffers;
-        let mut work = Pieces::new(shared, stored)?;
+    ) -> Result<Taken<Vec<Piece>>, Error> {
+        let Buffers { mut plain, mut stored } = buffers;
         let lens = match bytes {
             RangeBytes::Cut(lens) => lens,
             RangeBytes::Unread(len) => {
@@ -210,19 +116,14 @@ impl RangeUnit {
             }
         };
         shared.progress.add(plain.len() as u64);
+        let mut work = Pieces::new(shared);
         let level = level(self.chunking);
-        let (mut pieces, mut start, mut equal) = (Vec::with_capacity(lens.len()), 0, true);
-        for len in lens {
-            let offset = self.offset + start as u64;
-            let previous = self.previous.at(offset, len as u64);
-            let piece = work.piece(&plain[start..start + len], previous, level)?;
-            equal &= previous == Some(piece.chunk);
-            pieces.push(piece);
-            start += len;
-        }
-        let part = Part::Bytes(Arc::new(plain), 0..start);
-        self.checksum.submit(self.offset, part, equal);
-        Ok(Ok((pieces, work.stored)))
+        let (pieces, equal) =
+            work.stretch(&plain, 0, &lens, self.offset, &self.previous, level);
+        let new = work.encode(&plain, &mut stored)?;
+        let len = plain.len();
+        self.checksum.submit(self.offset, Part::Bytes(Arc::new(plain), 0..len), equal);
+        Ok(Ok((pieces, new, stored)))
     }
 }
 
@@ -272,7 +173,7 @@ pub(super) fn run_batch(
     slot: Slot,
 ) {
     let outcome = match batch(shared, source, todos, buffers) {
-        Ok((items, stored)) => Outcome::Batch { items, stored },
+        Ok((items, new, stored)) => Outcome::Batch { items, new, stored },
         Err(error) => Outcome::Fatal(error),
     };
     slot.send(outcome);
@@ -283,9 +184,9 @@ fn batch(
     source: &Source,
     todos: Vec<Todo>,
     buffers: Buffers,
-) -> Result<(Vec<Item>, Buffer), Error> {
-    let Buffers { mut plain, stored } = buffers;
-    let mut work = Pieces::new(shared, stored)?;
+) -> Result<(Vec<Item>, Vec<Encoded>, Buffer), Error> {
+    let Buffers { mut plain, mut stored } = buffers;
+    let mut work = Pieces::new(shared);
     let mut items = Vec::with_capacity(todos.len());
     for todo in todos {
         let item = match todo {
@@ -295,7 +196,7 @@ fn batch(
                 Err(error) => Item::Fault(error.into()),
             },
             Todo::Read(draft, previous) => {
-                match small_file(&mut work, source, draft, previous.as_deref(), &mut plain)? {
+                match small_file(&mut work, source, draft, previous.as_deref(), &mut plain) {
                     Ok(file) => Item::File(Box::new(file)),
                     Err(fault) => Item::Fault(fault),
                 }
@@ -304,54 +205,54 @@ fn batch(
         shared.progress.item();
         items.push(item);
     }
-    Ok((items, work.stored))
+    let new = work.encode(&plain, &mut stored)?;
+    Ok((items, new, stored))
 }
 
-/// Reads, cuts and encodes one small file.
+/// Reads and cuts one small file; its bytes are appended to `plain`.
 fn small_file(
     work: &mut Pieces<'_, '_>,
     source: &Source,
     mut draft: Draft,
     previous: Option<&Entry>,
     plain: &mut Vec<u8>,
-) -> Result<Result<SmallFile, SourceFault>, Error> {
-    if let Err(fault) = read_small(source, &mut draft, plain) {
-        return Ok(Err(fault));
-    }
-    work.shared.progress.add(plain.len() as u64);
+) -> Result<SmallFile, SourceFault> {
+    let shared = work.shared();
+    let at = plain.len();
+    read_small(source, &mut draft, plain)?;
+    let content = &plain[at..];
+    shared.progress.add(content.len() as u64);
     let before = previous.and_then(Entry::content);
     let chunking = choose(
-        &work.shared.store.header().chunking,
+        &shared.store.header().chunking,
         before.map(|content| content.chunking),
-        &probe(&draft.path, &draft.stat, plain),
+        &probe(&draft.path, &draft.stat, content),
     );
-    let mut range = super::previous::PreviousChunks::new(work.shared.store, before);
-    let range = range.range(0, plain.len() as u64);
-    let cutter = Cutter::new(chunking);
-    let (mut pieces, mut start, mut equal) = (Vec::new(), 0, true);
-    while let Some(len) = cutter.next_len(&plain[start..], true) {
-        let previous = range.at(start as u64, len as u64);
-        let piece = work.piece(&plain[start..start + len], previous, level(chunking))?;
-        equal &= previous == Some(piece.chunk);
-        pieces.push(piece);
-        start += len;
+    let mut range = super::previous::PreviousChunks::new(shared.store, before);
+    let range = range.range(0, content.len() as u64);
+    let (cutter, mut lens, mut cut) = (Cutter::new(chunking), Vec::new(), 0);
+    while let Some(len) = cutter.next_len(&content[cut..], true) {
+        lens.push(len);
+        cut += len;
     }
-    let with_sha256 = work.shared.options.algorithm == crate::digest::Algorithm::Sha256;
+    let (pieces, equal) = work.stretch(plain, at, &lens, 0, &range, level(chunking));
+    let content = &plain[at..];
+    let with_sha256 = shared.options.algorithm == crate::digest::Algorithm::Sha256;
     let checksums = match (before, &pieces[..]) {
-        (Some(content), _)
+        (Some(before), _)
             if equal
-                && content.bytes == plain.len() as u64
-                && (content.checksums.sha256.is_some() || !with_sha256) =>
+                && before.bytes == content.len() as u64
+                && (before.checksums.sha256.is_some() || !with_sha256) =>
         {
-            content.checksums
+            before.checksums
         }
         // A chunk's name is BLAKE3 of its plain bytes, so of the content if it is the only one.
         (_, [Piece { chunk, .. }]) if !with_sha256 && !chunk.is_hole() => {
             Checksums { blake3: chunk.digest, sha256: None }
         }
-        _ => Checksums::of(plain, with_sha256),
+        _ => Checksums::of(content, with_sha256),
     };
-    Ok(Ok(SmallFile { draft, chunking, checksums, pieces }))
+    Ok(SmallFile { draft, chunking, checksums, pieces })
 }
 
 fn read_small(source: &Source, draft: &mut Draft, plain: &mut Vec<u8>) -> Result<(), SourceFault> {
@@ -359,14 +260,17 @@ fn read_small(source: &Source, draft: &mut Draft, plain: &mut Vec<u8>) -> Result
     let path = draft.path.clone();
     let failed = |source| SourceFault::Read { path: path.clone(), source };
     draft.stat = fstree::stat_of(&file).map_err(failed)?;
-    plain.clear();
     let bytes = usize::try_from(draft.stat.size_bytes).unwrap_or(usize::MAX);
-    if bytes > crate::limits::UNIT_BYTES {
+    let at = plain.len();
+    if bytes > UNIT_BYTES || at + bytes > 2 * UNIT_BYTES {
         // It was small when the directory was read.
         return Err(SourceFault::Changed { path: draft.path.clone() });
     }
-    plain.resize(bytes, 0);
-    read_exact(&file, plain, 0, draft)?;
+    plain.resize(at + bytes, 0);
+    if let Err(fault) = read_exact(&file, &mut plain[at..], 0, draft) {
+        plain.truncate(at);
+        return Err(fault);
+    }
     draft.xattrs = fstree::xattrs_of_file(&file).map_err(failed)?;
     check_unchanged(&file, draft)
 }

@@ -1,0 +1,399 @@
+//! Arguments: what the command accepts, and its help. Parsing only; nothing here looks at the
+//! system or at a store.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
+use clap::builder::{OsStringValueParser, TypedValueParser};
+use clap::{Parser, Subcommand, ValueEnum};
+
+use super::exit::Exit;
+use super::help;
+use crate::digest::Algorithm;
+use crate::store::{Reference, parse_label};
+
+/// Back up deployments into a content-addressed store, and get them back
+///
+/// A deployment is a set of members: directories or files that belong together. Each backup of a
+/// deployment becomes a numbered generation. Content is cut into chunks and every chunk is stored
+/// once, over all members, generations and deployments.
+///
+/// REF names a generation: `orders` or `orders@latest` is the newest one of the deployment orders,
+/// `orders@g3` is number 3. `:MEMBER` or `:MEMBER/PATH` behind it names a part, as in
+/// `orders@g3:api/etc/config.toml`.
+#[derive(Debug, Parser)]
+#[command(
+    name = "strongroom",
+    version,
+    max_term_width = 100,
+    after_help = help::EXAMPLES,
+    after_long_help = exit_codes(),
+    arg_required_else_help = true,
+    disable_help_subcommand = true
+)]
+pub struct Args {
+    /// Options of every command.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options of every command.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Global options")]
+pub struct Global {
+    /// Directory of the store
+    #[arg(long, global = true, value_name = "DIR", env = "STRONGROOM_STORE")]
+    pub store: Option<OsString>,
+    /// Print one JSON object instead of text for people
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Print no progress and no summary, only errors and what was asked for
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+    /// Print no progress
+    #[arg(long, global = true)]
+    pub no_progress: bool,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Create a store in a new or empty directory
+    #[command(after_help = help::INIT)]
+    Init,
+    /// Back up directories or files as the next generation of a deployment
+    #[command(after_help = help::BACKUP)]
+    Backup(Backup),
+    /// List the generations of all deployments, or of one
+    #[command(after_help = help::LIST)]
+    List(List),
+    /// Show a generation: its members, their counts and checksums
+    #[command(after_help = help::SHOW)]
+    Show(Show),
+    /// List the members of a generation, or what is at a path
+    #[command(after_help = help::LS)]
+    Ls(Ls),
+    /// Write a file's content to standard output
+    #[command(after_help = help::CAT)]
+    Cat(Cat),
+    /// Compare two generations, by file and by bytes
+    #[command(after_help = help::DIFF)]
+    Diff(Diff),
+    /// Restore a generation, a member or a path into a directory
+    #[command(after_help = help::RESTORE)]
+    Restore(Restore),
+    /// Check that what is stored is whole
+    #[command(after_help = help::VERIFY)]
+    Verify(Verify),
+    /// Count what the store holds and what each generation adds
+    #[command(after_help = help::STATS)]
+    Stats(Stats),
+    /// Print a script that completes this command's arguments in a shell
+    #[command(after_help = help::COMPLETIONS)]
+    Completions(Completions),
+    /// Print the manual
+    #[command(after_help = help::MAN)]
+    Man(Man),
+}
+
+/// Arguments of `backup`.
+#[derive(Debug, clap::Args)]
+pub struct Backup {
+    /// The deployment that gets a new generation
+    #[arg(long, value_name = "DEPLOYMENT", value_parser = parse_deployment)]
+    pub name: String,
+    /// What to back up: a directory or a file, with the member's name before it
+    #[arg(value_name = "[MEMBER=]PATH", required = true)]
+    pub sources: Vec<OsString>,
+    /// Create the store if there is none
+    #[arg(long)]
+    pub init: bool,
+    /// Checksum stated for every member, as b3sum or sha256sum compute it
+    #[arg(long, value_name = "ALGORITHM", value_enum, default_value_t = ChecksumName::Blake3)]
+    pub checksum: ChecksumName,
+    /// Read every file, also those whose times and length are unchanged
+    #[arg(long)]
+    pub reread: bool,
+    /// Threads that read, hash and compress [default: one per processor]
+    #[arg(long, value_name = "N", value_parser = parse_threads)]
+    pub threads: Option<usize>,
+
+    /// Store changed chunks in full, never as differences from the previous generation
+    #[arg(long)]
+    pub no_deltas: bool,
+}
+
+/// Arguments of `list`.
+#[derive(Debug, clap::Args)]
+pub struct List {
+    /// Only this deployment
+    #[arg(value_name = "DEPLOYMENT", value_parser = parse_deployment)]
+    pub deployment: Option<String>,
+}
+
+/// Arguments of `show`.
+#[derive(Debug, clap::Args)]
+pub struct Show {
+    /// The generation, or a part of it
+    #[arg(value_name = "REF", value_parser = reference())]
+    pub reference: Reference,
+}
+
+/// Arguments of `ls`.
+#[derive(Debug, clap::Args)]
+pub struct Ls {
+    /// The generation, member or path
+    #[arg(value_name = "REF[:PATH]", value_parser = reference())]
+    pub reference: Reference,
+    /// Also print kind, permissions, owner, length and time
+    #[arg(short)]
+    pub long: bool,
+    /// Everything below, not only the next level
+    #[arg(short = 'R', long)]
+    pub recursive: bool,
+}
+
+/// Arguments of `cat`.
+#[derive(Debug, clap::Args)]
+pub struct Cat {
+    /// The file
+    #[arg(value_name = "REF:PATH", value_parser = reference())]
+    pub reference: Reference,
+}
+
+/// Arguments of `diff`.
+#[derive(Debug, clap::Args)]
+pub struct Diff {
+    /// The earlier generation, or a part of it
+    #[arg(value_name = "REF", value_parser = reference())]
+    pub first: Reference,
+    /// The later generation, or the same part of it
+    #[arg(value_name = "REF", value_parser = reference())]
+    pub second: Reference,
+}
+
+/// Arguments of `restore`.
+#[derive(Debug, clap::Args)]
+#[expect(clippy::struct_excessive_bools, reason = "one for each flag")]
+pub struct Restore {
+    /// What to restore
+    #[arg(value_name = "REF[:PATH]", value_parser = reference())]
+    pub reference: Reference,
+    /// Directory to restore into: new or empty
+    #[arg(long, value_name = "DIR")]
+    pub to: PathBuf,
+    /// Also write into a directory that is not empty: files that differ are replaced, nothing is
+    /// removed
+    #[arg(long)]
+    pub overwrite: bool,
+    /// Restore set-user-id and set-group-id bits and file capabilities
+    #[arg(long)]
+    pub set_id_bits: bool,
+    /// Make fifos, sockets and devices
+    #[arg(long)]
+    pub special_files: bool,
+    /// Do not give files their owners [default when not run as root]
+    #[arg(long)]
+    pub no_owner: bool,
+    /// Threads that read, decode and write [default: one per processor]
+    #[arg(long, value_name = "N", value_parser = parse_threads)]
+    pub threads: Option<usize>,
+}
+
+/// Arguments of `verify`.
+#[derive(Debug, clap::Args)]
+pub struct Verify {
+    /// Check everything but the stored chunks themselves: log, manifests, lists, index, packs' lengths
+    #[arg(long, group = "scope")]
+    pub structure: bool,
+    /// Also read the stored bytes and compare them with their checksums: all of them, or a share
+    /// such as 10% or 0.1, chosen anew each time [the default, of everything]
+    #[arg(long, value_name = "SHARE", num_args = 0..=1, group = "scope")]
+    pub read: Option<Option<OsString>>,
+    /// Also decode every chunk and check its digest
+    #[arg(long, group = "scope")]
+    pub full: bool,
+    /// Only what these refer to [default: everything]
+    #[arg(value_name = "REF", value_parser = reference())]
+    pub references: Vec<Reference>,
+}
+
+/// Arguments of `stats`.
+#[derive(Debug, clap::Args)]
+pub struct Stats {
+    /// List only these generations [default: all]
+    #[arg(value_name = "REF", value_parser = reference())]
+    pub references: Vec<Reference>,
+}
+
+/// Arguments of `completions`.
+#[derive(Debug, clap::Args)]
+pub struct Completions {
+    /// The shell
+    #[arg(value_name = "SHELL")]
+    pub shell: clap_complete::Shell,
+}
+
+/// Arguments of `man`.
+#[derive(Debug, clap::Args)]
+pub struct Man {
+    /// Write one page for each command into this directory
+    #[arg(long, value_name = "DIR")]
+    pub to: Option<PathBuf>,
+}
+
+/// A checksum algorithm by its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ChecksumName {
+    /// BLAKE3-256.
+    Blake3,
+    /// SHA-256, beside BLAKE3.
+    Sha256,
+}
+
+impl From<ChecksumName> for Algorithm {
+    fn from(name: ChecksumName) -> Self {
+        match name {
+            ChecksumName::Blake3 => Self::Blake3,
+            ChecksumName::Sha256 => Self::Sha256,
+        }
+    }
+}
+
+/// A text that is no valid value, with the reason.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Invalid(String);
+
+/// Parses references, whose paths may be any bytes.
+fn reference() -> impl TypedValueParser<Value = Reference> {
+    OsStringValueParser::new().try_map(|text| parse_reference(&text))
+}
+
+fn parse_reference(text: &OsStr) -> Result<Reference, Invalid> {
+    Reference::parse(text.as_bytes()).map_err(|error| match error {
+        crate::store::Error::BadReference { reason, .. } => Invalid(reason.to_owned()),
+        other => Invalid(other.to_string()),
+    })
+}
+
+fn parse_deployment(text: &str) -> Result<String, Invalid> {
+    parse_label("deployment", text).map_err(|error| Invalid(error.to_string()))
+}
+
+fn parse_threads(text: &str) -> Result<usize, Invalid> {
+    /// More than any machine has processors.
+    const THREADS_MAX: usize = 4096;
+    let threads = text.parse().ok().filter(|threads| (1..=THREADS_MAX).contains(threads));
+    threads.ok_or_else(|| Invalid(format!("a number from 1 to {THREADS_MAX} is needed")))
+}
+
+/// What follows `--read`: it takes a word that may also be the first REF.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ReadValue {
+    /// A share, above 0 and up to 1.
+    Share(f64),
+    /// Not a share but a reference.
+    Reference(Reference),
+}
+
+/// Parses what follows `--read`: `10%` and `0.1` are shares, anything else is a reference.
+///
+/// # Errors
+/// A number that is no share, or a text that is no reference either.
+pub fn parse_read_value(text: &OsStr) -> Result<ReadValue, Invalid> {
+    let number = text.to_str().and_then(|text| match text.strip_suffix('%') {
+        Some(percent) => percent.trim_end().parse::<f64>().ok().map(|percent| percent / 100.0),
+        None => text.parse().ok(),
+    });
+    match number {
+        Some(share) if share > 0.0 && share <= 1.0 => Ok(ReadValue::Share(share)),
+        Some(_) => {
+            Err(Invalid("a share is above 0% and up to 100%, or above 0 and up to 1".into()))
+        }
+        None => parse_reference(text).map(ReadValue::Reference),
+    }
+}
+
+/// Returns the examples and the table of exit codes.
+fn exit_codes() -> String {
+    use std::fmt::Write as _;
+    let mut text = format!("{}\n\nExit codes:\n", help::EXAMPLES);
+    for (exit, meaning) in Exit::ALL {
+        let _ = writeln!(text, "{:>5}  {meaning}", exit.code());
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn parse(line: &[&str]) -> Result<Args, clap::Error> {
+        Args::try_parse_from(std::iter::once(&"strongroom").chain(line))
+    }
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_teaches_with_examples() {
+        for command in Args::command().get_subcommands() {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let example = format!("strongroom {}", command.get_name());
+            assert!(help.contains(&example), "{}", command.get_name());
+        }
+    }
+
+    #[test]
+    fn global_options_stand_anywhere() {
+        for line in [["--json", "-q", "list"], ["list", "--json", "--quiet"]] {
+            let args = parse(&line).unwrap();
+            assert!(args.global.json && args.global.quiet);
+        }
+    }
+
+    #[test]
+    fn paths_need_not_be_utf_8() {
+        let word = OsStr::from_bytes(b"orders@g3:api/\xff");
+        let line = [OsStr::new("strongroom"), OsStr::new("cat"), word];
+        let Command::Cat(cat) = Args::try_parse_from(line).unwrap().command else { panic!() };
+        assert_eq!(cat.reference.path.as_deref(), Some(&b"api/\xff"[..]));
+    }
+
+    #[test]
+    fn bad_values_are_refused_with_the_reason() {
+        let cases: [(&[&str], &str); 5] = [
+            (&["show", "orders@3"], "after '@' comes 'latest' or 'g' and a number"),
+            (&["backup", "--name", "a/b", "."], "holds '/'"),
+            (&["backup", "--name", "a"], "required"),
+            (&["backup", "--name", "a", "--threads", "0", "."], "from 1 to"),
+            (&["verify", "--full", "--structure"], "cannot be used with"),
+        ];
+        for (line, reason) in cases {
+            let error = parse(line).unwrap_err();
+            assert_eq!(error.exit_code(), i32::from(Exit::USAGE.code()));
+            assert!(error.to_string().contains(reason), "{error}");
+        }
+    }
+
+    #[test]
+    fn shares_are_told_from_references() {
+        let read = |text: &str| parse_read_value(OsStr::new(text));
+        for (text, share) in [("10%", 0.1), ("0.1", 0.1), ("100%", 1.0), ("1", 1.0), (".5", 0.5)] {
+            assert_eq!(read(text).unwrap(), ReadValue::Share(share), "{text}");
+        }
+        for bad in ["0", "0%", "101%", "2", "-1", "nan", "inf", "orders@3"] {
+            assert!(read(bad).is_err(), "{bad}");
+        }
+        let ReadValue::Reference(reference) = read("orders@g3").unwrap() else { panic!() };
+        assert_eq!(reference.deployment, "orders");
+    }
+}

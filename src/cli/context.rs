@@ -1,0 +1,117 @@
+//! What every command needs: the store's place, and how to print.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::args::Global;
+use super::errors::{self, Failure};
+use super::output::shell_word;
+use crate::backend::{self, LocalBackend};
+use crate::store::{self, Store, StoreConfig};
+
+/// The options of every command, made ready.
+#[derive(Debug)]
+pub struct Context {
+    store: Option<PathBuf>,
+    /// One JSON object instead of text.
+    pub json: bool,
+    /// No progress and no summary.
+    pub quiet: bool,
+    /// Whether progress is wanted.
+    pub progress: bool,
+}
+
+impl Context {
+    /// Makes the context; an empty `--store` counts as none.
+    pub fn new(global: Global) -> Self {
+        let Global { store, json, quiet, no_progress } = global;
+        let store = store.filter(|store| !store.is_empty()).map(PathBuf::from);
+        Self { store, json, quiet, progress: !quiet && !no_progress }
+    }
+
+    /// Says whether a summary for people is wanted.
+    pub fn summary(&self) -> bool {
+        !self.json && !self.quiet
+    }
+
+    /// Returns the store's directory.
+    ///
+    /// # Errors
+    /// None was given.
+    pub fn store_path(&self) -> Result<&Path, Failure> {
+        self.store.as_deref().ok_or_else(|| {
+            let hint = "give its directory with --store DIR or in the variable STRONGROOM_STORE";
+            Failure::usage("no store was named").with_hint(hint)
+        })
+    }
+
+    /// Returns a command with this store, for hints.
+    pub fn command(&self, command: &str) -> String {
+        match &self.store {
+            Some(store) => {
+                let store = store.display().to_string();
+                format!("strongroom {command} --store {}", shell_word(&store))
+            }
+            None => format!("strongroom {command}"),
+        }
+    }
+
+    /// Opens the store.
+    ///
+    /// # Errors
+    /// None was named, there is none, or it cannot be opened.
+    pub fn open(&self) -> Result<Store, Failure> {
+        let path = self.store_path()?;
+        open(path).map_err(|error| Failure::store(self, "open the store", error))
+    }
+
+    /// Creates the store.
+    ///
+    /// # Errors
+    /// None was named, there is one already, or the directory cannot be used.
+    pub fn create(&self) -> Result<Store, Failure> {
+        let path = self.store_path()?;
+        create(path).map_err(|error| Failure::store(self, "create the store", error))
+    }
+
+    /// Opens the store, or creates it if there is none. Says whether it was created.
+    ///
+    /// # Errors
+    /// As [`Self::open`] and [`Self::create`].
+    pub fn open_or_create(&self) -> Result<(Store, bool), Failure> {
+        let path = self.store_path()?;
+        match open(path) {
+            Ok(store) => return Ok((store, false)),
+            Err(store::Error::NotAStore { .. }) => {}
+            Err(error) => return Err(Failure::store(self, "open the store", error)),
+        }
+        match create(path) {
+            Ok(store) => Ok((store, true)),
+            // Another process may have been faster.
+            Err(error) => match open(path) {
+                Ok(store) => Ok((store, false)),
+                Err(_) => Err(Failure::store(self, "create the store", error)),
+            },
+        }
+    }
+}
+
+fn open(path: &Path) -> Result<Store, store::Error> {
+    let backend = LocalBackend::open(path).map_err(|error| match error {
+        backend::Error::Io { source, .. } if errors::is_missing(&source) => {
+            store::Error::NotAStore { location: path.display().to_string() }
+        }
+        other => other.into(),
+    })?;
+    Store::open(Arc::new(backend))
+}
+
+fn create(path: &Path) -> Result<Store, store::Error> {
+    let backend = LocalBackend::create(path).map_err(|error| match error {
+        backend::Error::NotEmpty { .. } if open(path).is_ok() => {
+            store::Error::Exists { location: path.display().to_string() }
+        }
+        other => other.into(),
+    })?;
+    Store::create(Arc::new(backend), StoreConfig::default())
+}

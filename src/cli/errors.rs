@@ -1,0 +1,403 @@
+//! Errors as people see them: `strongroom: <what failed>: <cause>`, a hint with a command that can
+//! be run, and the exit code.
+//!
+//! The library says what is wrong; which code that is and what to do about it is decided here, and
+//! only here.
+
+use std::error::Error as StdError;
+use std::io;
+
+use super::context::Context;
+use super::exit::Exit;
+use super::output::{escaped, note, printable, shell_word};
+use crate::store::{ChunkFault, ChunkReason, Error, PageFault, PageReason, Reference};
+use crate::{backend, format, index, lease, log};
+
+/// Why a command ends without having done everything.
+#[derive(Debug)]
+pub struct Failure {
+    exit: Exit,
+    /// `<what failed>: <cause>`; nothing if there is nobody to tell.
+    message: String,
+    hint: Option<String>,
+}
+
+impl Failure {
+    /// The arguments are wrong.
+    pub fn usage(message: impl Into<String>) -> Self {
+        Self { exit: Exit::USAGE, message: message.into(), hint: None }
+    }
+
+    /// Something failed that has no code of its own.
+    pub fn failed(message: impl Into<String>) -> Self {
+        Self { exit: Exit::FAILED, message: message.into(), hint: None }
+    }
+
+    /// A signal ended the work.
+    pub fn interrupted(message: impl Into<String>) -> Self {
+        Self { exit: Exit::INTERRUPTED, message: message.into(), hint: None }
+    }
+
+    /// The store could not do something; `what` is what was to be done.
+    pub fn store(context: &Context, what: &str, error: Error) -> Self {
+        let message = match &error {
+            Error::Interrupted => format!("{what}: interrupted"),
+            _ => format!("{what}: {error}"),
+        };
+        Self { exit: exit_of(&error), message, hint: hint_of(context, &error) }
+    }
+
+    /// As [`Self::store`], for work on what a reference points to.
+    pub fn at(context: &Context, verb: &str, reference: &Reference, error: Error) -> Self {
+        let named = name_of(reference);
+        let hint = match &error {
+            Error::UnknownPath { member, .. } => {
+                let member = format!("{}:{member}", generation_of(reference));
+                let ls = context.command(&format!("ls -R {}", shell_word(&member)));
+                Some(format!("`{ls}` lists the paths that are there"))
+            }
+            Error::NotAFile { .. } => {
+                let ls = context.command(&format!("ls {}", shell_word(&named)));
+                Some(format!("`{ls}` lists a directory; `strongroom restore` brings it back"))
+            }
+            _ => None,
+        };
+        let failure = Self::store(context, &format!("{verb} {named}"), error);
+        Self { hint: hint.or(failure.hint), ..failure }
+    }
+
+    /// Replaces the hint.
+    #[must_use]
+    pub fn with_hint(self, hint: impl Into<String>) -> Self {
+        Self { hint: Some(hint.into()), ..self }
+    }
+
+    /// Says whether this is only that nobody reads standard output any more.
+    pub fn is_closed_pipe(&self) -> bool {
+        self.message.is_empty()
+    }
+
+    /// Returns how the command ends.
+    pub fn exit(&self) -> Exit {
+        self.exit
+    }
+
+    /// Tells the failure on stderr.
+    pub fn report(&self) {
+        if !self.message.is_empty() {
+            note(&format!("strongroom: {}", self.message));
+        }
+        if let Some(hint) = &self.hint {
+            note(&format!("  hint: {hint}"));
+        }
+    }
+}
+
+impl From<io::Error> for Failure {
+    /// Standard output failed. A reader that has gone wants no more: that ends quietly.
+    fn from(error: io::Error) -> Self {
+        if error.kind() == io::ErrorKind::BrokenPipe {
+            return Self { exit: Exit::DONE, message: String::new(), hint: None };
+        }
+        Self::failed(format!("write to standard output: {error}"))
+    }
+}
+
+/// Ends a command whose outcome stands whether or not it can be printed: a closed pipe does not
+/// change it.
+///
+/// # Errors
+/// Standard output failed otherwise.
+pub fn printed(exit: Exit, result: io::Result<()>) -> Result<Exit, Failure> {
+    match result {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(exit),
+    }
+}
+
+/// Returns a reference as it is written.
+pub fn name_of(reference: &Reference) -> String {
+    match &reference.path {
+        Some(path) => format!("{}:{}", generation_of(reference), escaped(path)),
+        None => generation_of(reference),
+    }
+}
+
+fn generation_of(reference: &Reference) -> String {
+    use crate::store::Which;
+    match reference.which {
+        Which::Latest => reference.deployment.clone(),
+        Which::Number(number) => format!("{}@{number}", reference.deployment),
+    }
+}
+
+/// Says whether a path leads nowhere.
+pub fn is_missing(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+}
+
+/// Returns the code for an error of the library.
+pub fn exit_of(error: &Error) -> Exit {
+    match error {
+        Error::NotAStore { .. } => Exit::NO_STORE,
+        Error::Lease(lease::Error::Held) => Exit::LOCKED,
+        Error::Interrupted => Exit::INTERRUPTED,
+        Error::BadReference { .. }
+        | Error::BadLabel(_)
+        | Error::DuplicateMember { .. }
+        | Error::Members { .. } => Exit::USAGE,
+        error if is_damage(error) => Exit::DAMAGE,
+        _ => Exit::FAILED,
+    }
+}
+
+/// Says whether the error means that stored bytes are missing or wrong, and not only that they
+/// could not be read this time.
+fn is_damage(error: &Error) -> bool {
+    match error {
+        Error::Backend(error)
+        | Error::Index(index::Error::Backend(error))
+        | Error::Log(log::Error::Backend(error))
+        | Error::Lease(lease::Error::Backend(error)) => object_is_damaged(error),
+        Error::Index(index::Error::Format { source, .. })
+        | Error::Header { source, .. }
+        | Error::Manifest { source, .. } => bytes_are_damaged(source),
+        Error::Page(fault) => page_is_damaged(fault),
+        Error::Chunk(fault) => chunk_is_damaged(fault),
+        Error::ReadBack { .. } => true,
+        _ => false,
+    }
+}
+
+fn object_is_damaged(error: &backend::Error) -> bool {
+    use backend::Error as E;
+    matches!(error, E::NotFound { .. } | E::Short { .. } | E::TooLarge { .. })
+}
+
+/// What is newer or sealed is not damaged.
+fn bytes_are_damaged(error: &format::Error) -> bool {
+    !matches!(error, format::Error::Newer { .. } | format::Error::Sealed { .. })
+}
+
+fn chunk_is_damaged(fault: &ChunkFault) -> bool {
+    match &fault.reason {
+        ChunkReason::Backend(error) => object_is_damaged(error),
+        ChunkReason::Base(fault) => chunk_is_damaged(fault),
+        _ => true,
+    }
+}
+
+/// Returns the code for a list page that cannot be read.
+pub fn exit_of_page(fault: &PageFault) -> Exit {
+    if page_is_damaged(fault) { Exit::DAMAGE } else { Exit::FAILED }
+}
+
+fn page_is_damaged(fault: &PageFault) -> bool {
+    match &fault.reason {
+        PageReason::Chunk(fault) => chunk_is_damaged(fault),
+        PageReason::Format(error) => bytes_are_damaged(error),
+        PageReason::Parent { .. } => true,
+    }
+}
+
+/// Returns what to do about an error.
+fn hint_of(context: &Context, error: &Error) -> Option<String> {
+    let run = |command: &str| format!("`{}`", context.command(command));
+    let hint = match error {
+        Error::NotAStore { .. } => {
+            let backup = context.command("backup --init");
+            format!("{} creates one, and so does `{backup} ...`", run("init"))
+        }
+        Error::Exists { .. } => format!("it can be used as it is: {}", run("list")),
+        Error::Backend(backend::Error::NotEmpty { .. }) => {
+            "a store is created in a new or empty directory; choose another one".to_owned()
+        }
+        Error::NeedsNewer { .. } => format!(
+            "install a newer strongroom than {} to write; reading works with this one",
+            env!("CARGO_PKG_VERSION")
+        ),
+        Error::UnknownDeployment { known, .. } if known.is_empty() => {
+            format!("the store is empty; {} makes a first generation", run("backup --name NAME PATH"))
+        }
+        Error::UnknownDeployment { known, .. } => {
+            format!("there is {}; {} shows them", some_of(known), run("list"))
+        }
+        Error::UnknownGeneration { deployment, newest, .. } => format!(
+            "the newest is {deployment}@{newest}; {} shows all",
+            run(&format!("list {}", shell_word(deployment)))
+        ),
+        Error::UnknownMember { known, .. } => format!("its members are {}", some_of(known)),
+        Error::DuplicateMember { .. } => "write NAME=PATH to name members apart".to_owned(),
+        Error::TargetNotEmpty { .. } => {
+            "add --overwrite to write into it (files that differ are replaced, nothing is removed), \
+             or choose another directory"
+                .to_owned()
+        }
+        Error::Lease(lease::Error::Held) => {
+            "run the same command again when the other process is done".to_owned()
+        }
+        error if needs_newer(error) => {
+            format!("install a newer strongroom than {}", env!("CARGO_PKG_VERSION"))
+        }
+        error if is_damage(error) => {
+            format!("{} finds everything that is damaged and what it touches", run("verify --full"))
+        }
+        error => return system_hint(context, error),
+    };
+    Some(hint)
+}
+
+fn needs_newer(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::Header { source: format::Error::Newer { .. } | format::Error::Sealed { .. }, .. }
+            | Error::Manifest {
+                source: format::Error::Newer { .. } | format::Error::Sealed { .. },
+                ..
+            }
+    )
+}
+
+/// Returns what to do about an answer of the operating system.
+fn system_hint(context: &Context, error: &Error) -> Option<String> {
+    let target = matches!(error, Error::Target(_));
+    let place = match context.store_path() {
+        Ok(store) if !target => format!("the store {}", store.display()),
+        _ => "the target".to_owned(),
+    };
+    let kept = if target {
+        "run the same command again with --overwrite: what is in place is kept"
+    } else {
+        "run the same command again: what is stored so far is kept and reused"
+    };
+    match system_error(error)?.kind() {
+        io::ErrorKind::StorageFull => {
+            Some(format!("free space on the file system of {place}, then {kept}"))
+        }
+        io::ErrorKind::QuotaExceeded => {
+            Some(format!("raise the quota on the file system of {place}, then {kept}"))
+        }
+        io::ErrorKind::ReadOnlyFilesystem if !target => Some(format!(
+            "the file system of {place} is read-only: it can be read, but not written to"
+        )),
+        io::ErrorKind::PermissionDenied => {
+            Some(format!("check the owner and the permissions of {place}"))
+        }
+        _ => None,
+    }
+}
+
+/// Returns the answer of the operating system behind an error.
+fn system_error(error: &Error) -> Option<&io::Error> {
+    let mut next: Option<&(dyn StdError + 'static)> = Some(error);
+    while let Some(error) = next {
+        if let Some(system) = error.downcast_ref() {
+            return Some(system);
+        }
+        next = error.source();
+    }
+    None
+}
+
+/// Returns names for a sentence, not all if they are many.
+fn some_of(names: &[String]) -> String {
+    const SHOWN: usize = 10;
+    let shown: Vec<_> = names.iter().take(SHOWN).map(|name| printable(name)).collect();
+    match names.len().saturating_sub(SHOWN) {
+        0 => shown.join(", "),
+        more => format!("{} and {more} more", shown.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::args::Global;
+    use crate::digest::Digest;
+
+    fn context() -> Context {
+        let store = Some("/backup/my store".into());
+        Context::new(Global { store, json: false, quiet: false, no_progress: true })
+    }
+
+    fn io(kind: io::ErrorKind) -> backend::Error {
+        let path = "/backup/my store/tmp/1".to_owned();
+        backend::Error::Io { action: "write", path, source: kind.into() }
+    }
+
+    fn fault(reason: ChunkReason) -> ChunkFault {
+        ChunkFault { digest: Digest::of(b""), place: None, reason }
+    }
+
+    #[test]
+    fn missing_bytes_are_damage_and_unreadable_ones_are_not() {
+        let page = |reason| {
+            let digest = Digest::of(b"");
+            Error::Page(PageFault { digest, first: Vec::new(), after: None, reason })
+        };
+        let unknown = || fault(ChunkReason::Unknown);
+        let unreadable = || fault(ChunkReason::Backend(io(io::ErrorKind::PermissionDenied)));
+        let key = crate::backend::Key::new("manifests/x").unwrap();
+        for damage in [
+            Error::Chunk(unknown()),
+            Error::Chunk(fault(ChunkReason::Base(Box::new(unknown())))),
+            page(PageReason::Chunk(Box::new(unknown()))),
+            Error::Backend(backend::Error::NotFound { key }),
+        ] {
+            assert_eq!(exit_of(&damage), Exit::DAMAGE, "{damage}");
+            assert!(hint_of(&context(), &damage).unwrap().contains("verify --full"));
+        }
+        for other in [
+            Error::Chunk(unreadable()),
+            page(PageReason::Chunk(Box::new(unreadable()))),
+            Error::Backend(io(io::ErrorKind::PermissionDenied)),
+            Error::Header {
+                location: String::new(),
+                source: format::Error::Newer { what: "store", actual: 2, supported: 1 },
+            },
+        ] {
+            assert_eq!(exit_of(&other), Exit::FAILED, "{other}");
+        }
+    }
+
+    #[test]
+    fn codes_follow_the_cause() {
+        let cases = [
+            (Error::NotAStore { location: String::new() }, Exit::NO_STORE),
+            (Error::Lease(lease::Error::Held), Exit::LOCKED),
+            (Error::Interrupted, Exit::INTERRUPTED),
+            (Error::DuplicateMember { member: "a".into() }, Exit::USAGE),
+            (Error::Exists { location: String::new() }, Exit::FAILED),
+        ];
+        for (error, exit) in cases {
+            assert_eq!(exit_of(&error), exit, "{error}");
+        }
+    }
+
+    #[test]
+    fn hints_hold_commands_that_can_be_run() {
+        let hint = |error| hint_of(&context(), &error).unwrap();
+        let no_store = hint(Error::NotAStore { location: String::new() });
+        assert!(no_store.contains("`strongroom init --store '/backup/my store'`"), "{no_store}");
+        let known = vec!["api".to_owned(), "db".to_owned()];
+        let unknown = hint(Error::UnknownDeployment { name: "x".into(), known });
+        assert!(unknown.contains("there is api, db; `strongroom list"), "{unknown}");
+        let full = hint(Error::Backend(io(io::ErrorKind::StorageFull)));
+        assert!(full.contains("free space") && full.contains("kept and reused"), "{full}");
+    }
+
+    #[test]
+    fn a_closed_pipe_is_no_failure() {
+        let closed = || io::Error::from(io::ErrorKind::BrokenPipe);
+        assert_eq!(Failure::from(closed()).exit(), Exit::DONE);
+        assert_eq!(printed(Exit::PARTLY, Err(closed())).unwrap(), Exit::PARTLY);
+        let full = io::Error::from(io::ErrorKind::StorageFull);
+        assert_eq!(printed(Exit::DONE, Err(full)).unwrap_err().exit(), Exit::FAILED);
+    }
+
+    #[test]
+    fn long_lists_of_names_are_cut() {
+        let names: Vec<_> = (0..12).map(|n| format!("n{n}")).collect();
+        assert!(some_of(&names).ends_with("n9 and 2 more"));
+    }
+}

@@ -1,0 +1,127 @@
+//! The examples and notes under each command's help.
+
+/// Under the help of the command as a whole.
+pub const EXAMPLES: &str = "\
+Examples:
+  strongroom init --store /backup/store
+  export STRONGROOM_STORE=/backup/store
+  strongroom backup --name orders api=/srv/api db=/srv/db
+  strongroom list
+  strongroom restore orders@latest --to /tmp/orders
+  strongroom verify";
+
+/// Under `init`.
+pub const INIT: &str = "\
+Example:
+  strongroom init --store /backup/store";
+
+/// Under `backup`.
+pub const BACKUP: &str = "\
+The member's name may be omitted: then it is the last component of the path. A word A=B is read as
+member A and path B. If a file called A=B is there and B is not, it is read as a path; if both are
+there, it is refused. Write ./A=B for a path and A=./B for a member to be sure.
+
+Files whose times, length and inode are as in the generation before are not read again (see
+--reread). A member that cannot be read as a whole is left out, the others are backed up, and the
+command exits with 3. The directory of the store is left out if it lies inside a source.
+
+After an interruption, run the same command again: what is stored so far is reused.
+
+Examples:
+  strongroom backup --name orders /srv/api /srv/db
+  strongroom backup --name orders api=/srv/api/data db=/var/lib/db --checksum sha256
+  strongroom backup --name laptop --store /media/disk/store --init home=$HOME
+  strongroom backup --name orders /srv/api --json | jq .bytes_stored";
+
+/// Under `list`.
+pub const LIST: &str = "\
+Examples:
+  strongroom list
+  strongroom list orders
+  strongroom list --json | jq '.generations[] | select(.partial)'";
+
+/// Under `show`.
+pub const SHOW: &str = "\
+With --json, every regular file is listed with its checksums and how it was cut.
+
+Examples:
+  strongroom show orders
+  strongroom show orders@g3:api
+  strongroom show orders --json | jq -r '.members[].files[] | .checksums.blake3 + \"  \" + .path'";
+
+/// Under `ls`.
+pub const LS: &str = "\
+Paths are printed from the member on, so that they can be put behind 'REF:'. If standard output is
+a terminal, bytes that cannot be printed appear as \\xNN; otherwise names are printed as they are.
+
+Examples:
+  strongroom ls orders
+  strongroom ls -l orders@g3:api/etc
+  strongroom ls -R orders:db | wc -l";
+
+/// Under `cat`.
+pub const CAT: &str = "\
+Every chunk is checked before it is written. With --json, the file is described (length, checksums)
+and its content is not written.
+
+Examples:
+  strongroom cat orders@g3:api/etc/config.toml
+  strongroom cat orders:db/dump.sql | psql orders";
+
+/// Under `diff`.
+pub const DIFF: &str = "\
+Each line begins with + (added), - (removed), M (content changed), m (only mode, owner, time or
+attributes changed) or T (another kind of thing), and the bytes that are new (for - those that are
+gone). Contents are compared by their chunks and not read. Exits with 5 if there are differences.
+
+Examples:
+  strongroom diff orders@g2 orders@g3
+  strongroom diff orders@g2:api orders:api
+  strongroom diff orders@g2 orders --json | jq '.changes[] | select(.kind == \"content\") | .path'";
+
+/// Under `restore`.
+pub const RESTORE: &str = "\
+A generation becomes DIR/MEMBER/..., a member DIR/MEMBER, and what lies at a path becomes DIR/...
+itself. Everything is checked while it is written. A path that is damaged in the store or that the
+target refuses does not stop the others.
+
+Owners are restored when run as root. After an interruption, run the same command with --overwrite:
+what is in place already is kept.
+
+Examples:
+  strongroom restore orders --to /tmp/orders
+  strongroom restore orders@g3:api/etc --to /tmp/etc
+  strongroom restore orders@g3 --to /srv --overwrite";
+
+/// Under `verify`.
+pub const VERIFY: &str = "\
+Exits with 4 if damage was found, with 1 if something could only not be read. For every damage, the
+generations and paths are listed that it touches; nothing else is affected by it.
+
+A word after --read is taken as a share if it is a number or a percentage, else as the first REF.
+
+Examples:
+  strongroom verify
+  strongroom verify --read 5%
+  strongroom verify --structure
+  strongroom verify --full orders@latest";
+
+/// Under `stats`.
+pub const STATS: &str = "\
+Examples:
+  strongroom stats
+  strongroom stats orders@g2 orders@g3
+  strongroom stats --json | jq '.generations[] | {generation, freed_stored_bytes}'";
+
+/// Under `completions`.
+pub const COMPLETIONS: &str = "\
+Examples:
+  strongroom completions bash > ~/.local/share/bash-completion/completions/strongroom
+  strongroom completions zsh > \"${fpath[1]}/_strongroom\"
+  strongroom completions fish > ~/.config/fish/completions/strongroom.fish";
+
+/// Under `man`.
+pub const MAN: &str = "\
+Examples:
+  strongroom man | man -l -
+  strongroom man --to /usr/local/share/man/man1";
