@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Parser, Subcommand, ValueEnum};
 
+use super::errors::label_reason;
 use super::exit::Exit;
 use super::help;
 use crate::digest::Algorithm;
@@ -46,7 +47,13 @@ pub struct Args {
 #[command(next_help_heading = "Global options")]
 pub struct Global {
     /// Directory of the store
-    #[arg(long, global = true, value_name = "DIR", env = "STRONGROOM_STORE")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        env = "STRONGROOM_STORE",
+        hide_env_values = true
+    )]
     pub store: Option<OsString>,
     /// Print one JSON object instead of text for people
     #[arg(long, global = true)]
@@ -118,13 +125,12 @@ pub struct Backup {
     /// Read every file, also those whose times and length are unchanged
     #[arg(long)]
     pub reread: bool,
-    /// Threads that read, hash and compress [default: one per processor]
-    #[arg(long, value_name = "N", value_parser = parse_threads)]
-    pub threads: Option<usize>,
-
     /// Store changed chunks in full, never as differences from the previous generation
     #[arg(long)]
     pub no_deltas: bool,
+    /// Threads that read, hash and compress [default: one per processor]
+    #[arg(long, value_name = "N", value_parser = parse_threads)]
+    pub threads: Option<usize>,
 }
 
 /// Arguments of `list`.
@@ -282,7 +288,7 @@ fn parse_reference(text: &OsStr) -> Result<Reference, Invalid> {
 }
 
 fn parse_deployment(text: &str) -> Result<String, Invalid> {
-    parse_label("deployment", text).map_err(|error| Invalid(error.to_string()))
+    parse_label("deployment", text).map_err(|error| Invalid(label_reason(&error)))
 }
 
 fn parse_threads(text: &str) -> Result<usize, Invalid> {

@@ -42,6 +42,7 @@ impl Failure {
     pub fn store(context: &Context, what: &str, error: Error) -> Self {
         let message = match &error {
             Error::Interrupted => format!("{what}: interrupted"),
+            Error::NotAFile { .. } => format!("{what}: not a regular file"),
             _ => format!("{what}: {error}"),
         };
         Self { exit: exit_of(&error), message, hint: hint_of(context, &error) }
@@ -128,6 +129,14 @@ fn generation_of(reference: &Reference) -> String {
     match reference.which {
         Which::Latest => reference.deployment.clone(),
         Which::Number(number) => format!("{}@{number}", reference.deployment),
+    }
+}
+
+/// Says why a name is not allowed.
+pub fn label_reason(error: &Error) -> String {
+    match error {
+        Error::BadLabel(format::Error::Payload { reason, .. }) => reason.clone(),
+        other => other.to_string(),
     }
 }
 
@@ -238,6 +247,9 @@ fn hint_of(context: &Context, error: &Error) -> Option<String> {
         }
         error if needs_newer(error) => {
             format!("install a newer strongroom than {}", env!("CARGO_PKG_VERSION"))
+        }
+        Error::Header { .. } => {
+            "nothing else is touched: put back the object `store` from a copy of this store".to_owned()
         }
         error if is_damage(error) => {
             format!("{} finds everything that is damaged and what it touches", run("verify --full"))

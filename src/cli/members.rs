@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use super::errors::Failure;
+use super::errors::{Failure, label_reason};
 use super::output::{escaped, shell_word};
 use crate::store::{MemberSource, parse_label};
 
@@ -44,6 +44,11 @@ fn read(word: &OsStr, exists: impl Fn(&Path) -> bool) -> Reading<'_> {
 /// The word is ambiguous, has no path, or its path has no last component that can name a member.
 pub fn source(word: &OsStr) -> Result<MemberSource, Failure> {
     let shown = escaped(word.as_bytes());
+    if word.is_empty() {
+        return Err(
+            Failure::usage("a source is empty").with_hint("a source is PATH or MEMBER=PATH")
+        );
+    }
     let exists = |path: &Path| path.symlink_metadata().is_ok();
     let (member, path) = match read(word, exists) {
         Reading::Path(path) => (name_of(path)?, path),
@@ -83,7 +88,7 @@ fn name_of(path: &Path) -> Result<String, Failure> {
         Ok(name) => match parse_label("member", name) {
             Ok(name) => return Ok(name),
             Err(_) if name.is_empty() => "it has no last component".to_owned(),
-            Err(error) => error.to_string(),
+            Err(error) => label_reason(&error),
         },
         Err(_) => "its last component is not UTF-8".to_owned(),
     };

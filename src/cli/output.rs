@@ -10,15 +10,41 @@ use std::io::{self, BufWriter, IsTerminal, Write};
 use std::os::fd::AsFd;
 
 use crate::clock::UnixNanos;
-use crate::fstree::Time;
+use crate::values::Time;
 
-/// Opens stdout, buffered in large pieces; the caller flushes.
+/// Stdout, buffered in large pieces. What was not flushed is dropped with it, so that a command
+/// that fails does not leave the beginning of a short document behind.
+#[derive(Debug)]
+pub struct Stdout {
+    /// Always there until the drop.
+    out: Option<BufWriter<File>>,
+}
+
+/// Opens stdout; the caller flushes.
 ///
 /// # Errors
 /// The system refuses another descriptor.
-pub fn stdout() -> io::Result<BufWriter<File>> {
+pub fn stdout() -> io::Result<Stdout> {
     let owned = io::stdout().as_fd().try_clone_to_owned()?;
-    Ok(BufWriter::with_capacity(64 << 10, File::from(owned)))
+    Ok(Stdout { out: Some(BufWriter::with_capacity(64 << 10, File::from(owned))) })
+}
+
+impl Write for Stdout {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.out.as_mut().map_or(Ok(0), |out| out.write(bytes))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.as_mut().map_or(Ok(()), Write::flush)
+    }
+}
+
+impl Drop for Stdout {
+    fn drop(&mut self) {
+        if let Some(out) = self.out.take() {
+            drop(out.into_parts());
+        }
+    }
 }
 
 /// Writes one line to stderr, whatever becomes of it.
@@ -130,7 +156,8 @@ pub fn counted(number: u64, one: &str, many: &str) -> String {
 /// Returns a span of time.
 pub fn seconds(seconds: f64) -> String {
     if seconds < 60.0 {
-        return format!("{seconds:.1} s");
+        let decimals = if seconds < 1.0 { 2 } else { 1 };
+        return format!("{seconds:.decimals$} s");
     }
     let whole = seconds.round() as u64;
     let (hours, minutes) = (whole / 3600, whole / 60 % 60);
@@ -249,7 +276,9 @@ mod tests {
 
     #[test]
     fn spans_read_well() {
-        for (span, text) in [(1.26, "1.3 s"), (125.0, "2 min 05 s"), (3720.0, "1 h 02 min")] {
+        let cases =
+            [(0.066, "0.07 s"), (1.26, "1.3 s"), (125.0, "2 min 05 s"), (3720.0, "1 h 02 min")];
+        for (span, text) in cases {
             assert_eq!(seconds(span), text);
         }
     }

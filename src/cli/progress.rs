@@ -75,19 +75,19 @@ impl Drop for Job {
 fn watch(verb: &'static str, counters: &Progress, stopped: &mpsc::Receiver<()>) {
     if io::stderr().is_terminal() {
         let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(10));
-        bar.set_prefix(verb);
+        let bar = bar.with_style(style(false)).with_prefix(verb);
         let mut known = false;
         while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(BAR_INTERVAL) {
             let now = Sample::of(counters);
-            if !known {
-                bar.set_style(style(now.bytes_total > 0));
-                known = now.bytes_total > 0;
-            }
+            bar.set_message(output::counted(now.items, "item", "items"));
             if now.bytes_total > 0 {
-                bar.set_length(now.bytes_total);
+                if !known {
+                    bar.set_style(style(true));
+                    known = true;
+                }
+                bar.set_length(now.bytes_total.max(now.bytes));
             }
             bar.set_position(now.bytes);
-            bar.set_message(output::count(now.items));
         }
         bar.finish_and_clear();
         return;
@@ -103,9 +103,9 @@ fn watch(verb: &'static str, counters: &Progress, stopped: &mpsc::Receiver<()>) 
 fn style(total_is_known: bool) -> ProgressStyle {
     let template = if total_is_known {
         "{prefix} [{bar:30}] {binary_bytes} of {binary_total_bytes}, {binary_bytes_per_sec}, \
-         {eta} left, {msg} items"
+         {eta} left, {msg}"
     } else {
-        "{prefix} {spinner} {binary_bytes}, {binary_bytes_per_sec}, {msg} items"
+        "{prefix} {spinner} {binary_bytes}, {binary_bytes_per_sec}, {msg}"
     };
     let style = ProgressStyle::with_template(template).expect("a valid template");
     style.progress_chars("=> ")

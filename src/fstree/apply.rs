@@ -144,6 +144,18 @@ impl Destination {
         node.set_mode(mode | 0o700).map_err(failed)
     }
 
+    /// Gives the directory at `path`, which may be read, this mode, durably.
+    ///
+    /// # Errors
+    /// The system's answer.
+    pub fn set_dir_mode(&self, path: &[u8], mode: u32) -> Result<(), Error> {
+        let action = "change the mode of";
+        let node = self.open_node(action, path, OFlags::RDONLY | OFlags::DIRECTORY)?;
+        let set = rustix::fs::fchmod(&node, rustix::fs::Mode::from_raw_mode(mode))
+            .and_then(|()| rustix::fs::fsync(&node));
+        set.map_err(|errno| self.system_error(action, path, errno))
+    }
+
     fn check_meta(&self, path: &[u8], meta: &Meta<'_>) -> Result<(), Error> {
         self.check_range(path, "mode", meta.mode.into(), 0o7777)?;
         // The largest number means "leave it" to the system.

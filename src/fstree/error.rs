@@ -183,6 +183,13 @@ impl Error {
         matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
     }
 
+    /// Tells whether the system refused for want of permission.
+    #[must_use]
+    pub fn is_permission_denied(&self) -> bool {
+        matches!(self, Self::Io { source, .. }
+            if source.kind() == io::ErrorKind::PermissionDenied)
+    }
+
     /// An error of the system at `path`; a symlink that stopped a lookup gets a name of its own.
     pub(super) fn system(
         action: &'static str,

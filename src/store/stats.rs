@@ -43,6 +43,12 @@ pub struct StatsReport {
     pub referenced_stored_bytes: u64,
     /// Distinct chunks that generations refer to.
     pub chunks: u64,
+    /// Of these, chunks stored as deltas.
+    pub delta_chunks: u64,
+    /// Stored bytes of deltas.
+    pub delta_stored_bytes: u64,
+    /// What deltas save: what their bases take alone, less what they take.
+    pub delta_saved_bytes: u64,
     /// Packs of chunks.
     pub packs: u64,
     /// Bytes of packs of chunks.
@@ -82,6 +88,7 @@ struct Count<'s> {
     progress: &'s Progress,
     index: Snapshot,
     owners: HashMap<Digest, Owner>,
+    deltas: HashSet<Digest>,
     report: StatsReport,
 }
 
@@ -105,6 +112,7 @@ impl Store {
             progress,
             index: self.index()?.snapshot(),
             owners: HashMap::new(),
+            deltas: HashSet::new(),
             report: StatsReport::default(),
         };
         count.objects()?;
@@ -196,13 +204,21 @@ impl Count<'_> {
         if chunk.is_hole() {
             return;
         }
-        let location = self.own(ordinal, &chunk.digest, stats);
-        if let Some(base) = location.and_then(|location| location.record.base) {
-            self.own(ordinal, &base, stats);
+        let Some(location) = self.own(ordinal, &chunk.digest, stats) else { return };
+        stats.unique_bytes += u64::from(location.record.plain_bytes);
+        let Some(base) = location.record.base else { return };
+        let found = self.own(ordinal, &base, stats).or_else(|| self.index.find(&base));
+        if self.deltas.insert(chunk.digest) {
+            let alone = found.map_or(0, |base| base.record.stored_bytes);
+            let saved = alone.saturating_sub(location.record.stored_bytes);
+            self.report.delta_chunks += 1;
+            self.report.delta_stored_bytes += u64::from(location.record.stored_bytes);
+            self.report.delta_saved_bytes += u64::from(saved);
         }
     }
 
-    /// Counts a chunk for a generation. Returns where it is when it was not met before.
+    /// Counts a chunk for a generation. Returns where it is, unless this generation has it
+    /// already.
     fn own(
         &mut self,
         ordinal: u32,
@@ -213,16 +229,13 @@ impl Count<'_> {
             let known = owner.last == ordinal;
             owner.shared |= !known;
             owner.last = ordinal;
-            let location = if known { None } else { self.index.find(digest) };
-            stats.unique_bytes += location.map_or(0, |l| u64::from(l.record.plain_bytes));
-            return location;
+            return if known { None } else { self.index.find(digest) };
         }
         let location = self.index.find(digest);
         let (plain, stored) =
             location.map_or((0, 0), |l| (l.record.plain_bytes, l.record.stored_bytes));
         let owner = Owner { first: ordinal, last: ordinal, shared: false, stored_bytes: stored };
         self.owners.insert(*digest, owner);
-        stats.unique_bytes += u64::from(plain);
         stats.added_bytes += u64::from(plain);
         stats.added_stored_bytes += u64::from(stored);
         self.report.chunks += 1;

@@ -46,7 +46,8 @@ class Measurement:
     def as_json(self):
         """Returns the measurement as one flat object."""
         flat = asdict(self)
-        return {**flat, **flat.pop("usage")}
+        usage = flat.pop("usage")
+        return {**flat, **usage}
 
 
 class Bench:

@@ -25,17 +25,17 @@ class Workload:
     generation_mb: float
     """Size of a generation at full scale."""
     store_factor: float
-    """Size of a peer's store at the end, in generations; for the check of free space."""
+    """What a tool leaves on disk until the end, in generations; for the check of free space."""
 
 
 WORKLOADS = {
     workload.name: workload
     for workload in (
-        Workload("memory", 5, 2050, 1.8),
-        Workload("random", 3, 4300, 3.1),
+        Workload("memory", 5, 2050, 2.2),
+        Workload("random", 3, 4300, 2.0),
         Workload("database", 3, 650, 2.0),
         # Last, because deleting its files slows down what comes after; see bench.py.
-        Workload("tree", 4, 450, 4.0),
+        Workload("tree", 4, 490, 4.0),
     )
 }
 
@@ -181,7 +181,7 @@ def describe(sources):
 def need_space(sources_dir, workloads, tools_count, scale):
     """Raises `BenchError` if the largest workload would fill the disk."""
     for workload in workloads:
-        generations = workload.generations + 2 + tools_count * workload.store_factor
+        generations = workload.generations + 1 + tools_count * workload.store_factor
         need_mb = generations * workload.generation_mb * scale
         # What an earlier run left is used again or replaced.
         have = (shutil.disk_usage(sources_dir).free + size_bytes(sources_dir)) / 1e6

@@ -30,6 +30,8 @@ struct Report<'r> {
     chunks_reused: u64,
     chunks_in_place: u64,
     chunks_encoded: u64,
+    chunks_delta: u64,
+    bytes_saved_by_deltas: u64,
     packs_written: u64,
     page_packs_written: u64,
     seconds: f64,
@@ -69,8 +71,8 @@ pub fn run(args: &Backup, context: &Context) -> Result<Exit, Failure> {
     let options = IngestOptions {
         algorithm: args.checksum.into(),
         reread: args.reread,
-        threads: args.threads.unwrap_or(0),
         deltas: !args.no_deltas,
+        threads: args.threads.unwrap_or(0),
         exclude: exclude_store(context, &sources)?,
     };
     let job = Job::start("backup", context.progress)?;
@@ -155,6 +157,8 @@ fn json_report<'r>(
         chunks_reused: stats.chunks_reused,
         chunks_in_place: stats.chunks_in_place,
         chunks_encoded: stats.chunks_encoded,
+        chunks_delta: stats.chunks_delta,
+        bytes_saved_by_deltas: stats.bytes_saved_by_deltas,
         packs_written: stats.packs_written,
         page_packs_written: stats.page_packs_written,
         seconds,

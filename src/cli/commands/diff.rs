@@ -58,7 +58,9 @@ pub fn run(args: &Diff, context: &Context) -> Result<Exit, Failure> {
     let damaged = leave_out_unreadable(&mut first, &mut second);
     if !context.quiet {
         note_missing(&first.name(), &first.manifest.missing);
-        note_missing(&second.name(), &second.manifest.missing);
+        if first.generation != second.generation {
+            note_missing(&second.name(), &second.manifest.missing);
+        }
     }
     let what = format!("diff {} {}", name_of(&args.first), name_of(&args.second));
     let mut work = Work { context, store: &store, what: &what, found: false };
@@ -110,7 +112,9 @@ impl Work<'_> {
         }
         let names = Names::for_stdout();
         let report =
-            self.compare(first, second, &mut |change| write_line(&mut out, names, &change))?;
+            self.compare(first, second, &mut |change| write_line(&mut out, names, &change));
+        out.flush()?;
+        let report = report?;
         if self.context.summary() {
             writeln!(out, "{}", summary(&report))?;
         }

@@ -6,12 +6,11 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
-use crate::chunker::Chunking;
 use crate::cli::json::{PathFields, Text};
 use crate::cli::output::{self, Names};
 use crate::digest::{Checksums, hex};
-use crate::fstree::Kind;
 use crate::store::{Content, Entry, Error, Member, Node, Store};
+use crate::values::{Chunking, Kind};
 
 /// Returns `member/path`.
 pub fn full_path(member: &str, path: &[u8]) -> Vec<u8> {
@@ -294,7 +293,7 @@ fn mode_text(node: &Node, mode: u32) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fstree::{Time, Xattr};
+    use crate::values::{Time, Xattr};
 
     fn entry(node: Node, mode: u32) -> Entry {
         let time = Time { secs: 1_767_323_045, nanos: 0 };

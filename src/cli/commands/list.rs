@@ -134,7 +134,9 @@ fn print_table(rows: impl Iterator<Item = Row>) -> Result<(), Failure> {
         ]);
     }
     let mut out = output::stdout()?;
-    if !empty {
+    if empty {
+        note("strongroom: the store has no generations yet");
+    } else {
         table.write(&mut out)?;
     }
     Ok(out.flush()?)

@@ -10,8 +10,8 @@ use crate::cli::errors::{self, Failure};
 use crate::cli::exit::Exit;
 use crate::cli::json::Object;
 use crate::cli::output::{self, Names, note};
-use crate::fstree::{Kind, compare_paths};
 use crate::store::{Entry, Member, Node, Store, Tree};
+use crate::values::{Kind, compare_paths};
 
 /// Runs the command.
 ///
@@ -33,9 +33,9 @@ pub fn run(args: &Ls, context: &Context) -> Result<Exit, Failure> {
     }
     let names = Names::for_stdout();
     let mut each = |row: &Row<'_>| row.write(&mut out, names, args.long);
-    let exit = list(args, context, &store, &tree, &mut each)?;
+    let exit = list(args, context, &store, &tree, &mut each);
     out.flush()?;
-    Ok(exit)
+    exit
 }
 
 type Each<'e> = dyn FnMut(&Row<'_>) -> io::Result<()> + 'e;

@@ -105,14 +105,11 @@ fn write_text(out: &mut dyn Write, report: &StatsReport) -> io::Result<()> {
     line("distinct", report.unique_bytes, output::counted(chunks, "chunk", "chunks"));
     line("stored", report.stored_bytes(), "everything in the store".to_owned());
     line("  packs", report.pack_bytes, output::counted(packs, "pack", "packs"));
-    let used = report.pack_bytes.checked_sub(report.referenced_stored_bytes);
+    let unused = output::bytes(report.pack_bytes.saturating_sub(report.referenced_stored_bytes));
     line(
         "  in use",
         report.referenced_stored_bytes,
-        match used {
-            Some(unused) => format!("{} of the packs are not", output::bytes(unused)),
-            None => String::new(),
-        },
+        format!("{unused} of the packs is not, or is tables"),
     );
     line("  lists", report.page_bytes, String::new());
     line("  index", report.index_bytes, String::new());

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use rayon::ScopeFifo;
 
 use super::collect::Outcome;
-use super::previous::{PreviousChunks, Range};
+use super::cut::cut;
 use super::pieces::{Fate, Piece};
+use super::previous::{PreviousChunks, Range};
 use super::unit::{self, Buffers, RangeBytes, RangeUnit};
 use super::walk::Draft;
 use super::{Error, Sequence, Shared, SourceFault};
@@ -154,15 +155,12 @@ impl<'a, 's: 'scope, 'scope> Large<'a, 's, 'scope> {
                 return Ok(Err(fault));
             }
             read += more as u64;
-            let (mut lens, mut cut) = (Vec::new(), 0);
-            while let Some(len) = cutter.next_len(&plain[cut..], read == size) {
-                lens.push(len);
-                cut += len;
-            }
+            let previous = self.previous.range(start, start + plain.len() as u64);
+            let lens = cut(cutter, plain, read == size, start, &previous);
+            let cut = lens.iter().sum();
             carry.clear();
             carry.extend_from_slice(&plain[cut..]);
             plain.truncate(cut);
-            let previous = self.previous.range(start, start + cut as u64);
             self.spawn(start, previous, RangeBytes::Cut(lens), buffers);
             start += cut as u64;
         }

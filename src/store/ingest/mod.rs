@@ -14,6 +14,7 @@
 
 mod claims;
 mod collect;
+mod cut;
 mod large;
 mod packer;
 mod pieces;
@@ -66,7 +67,13 @@ pub struct IngestOptions {
 
 impl Default for IngestOptions {
     fn default() -> Self {
-        Self { algorithm: Algorithm::Blake3, reread: false, threads: 0, deltas: true, exclude: Vec::new() }
+        Self {
+            algorithm: Algorithm::Blake3,
+            reread: false,
+            threads: 0,
+            deltas: true,
+            exclude: Vec::new(),
+        }
     }
 }
 

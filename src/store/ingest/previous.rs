@@ -2,7 +2,7 @@
 //! chunk is compared with.
 
 use std::cmp::Ordering;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
 use super::super::tree::ChunkIter;
 use super::super::{ListIter, Store};
@@ -64,42 +64,39 @@ fn nanos(time: Time) -> i128 {
 /// The chunks of a file's previous content, handed out range by range.
 pub(super) struct PreviousChunks<'s> {
     chunks: Option<ChunkIter<'s>>,
-    /// Offset of `held`.
-    at: u64,
-    held: Option<ChunkRef>,
+    /// Chunks that were read and may still be asked for.
+    window: VecDeque<(u64, ChunkRef)>,
+    /// Offset behind the window.
+    end: u64,
 }
 
 impl<'s> PreviousChunks<'s> {
     pub fn new(store: &'s Store, content: Option<&Content>) -> Self {
-        Self { chunks: content.map(|content| store.chunks(content)), at: 0, held: None }
+        let chunks = content.map(|content| store.chunks(content));
+        Self { chunks, window: VecDeque::new(), end: 0 }
     }
 
-    /// Returns the previous chunks that overlap `start..end`. Ranges must be asked for in order.
+    /// Returns the previous chunks that overlap `start..end`. Starts must not decrease.
     pub fn range(&mut self, start: u64, end: u64) -> Range {
-        let mut range = Vec::new();
-        while self.at < end {
-            if self.held.is_none() {
-                match self.chunks.as_mut().and_then(Iterator::next) {
-                    Some(Ok(chunk)) => self.held = Some(chunk),
-                    // Behind an unreadable page offsets are unknown: nothing more is compared.
-                    Some(Err(_)) | None => {
-                        self.chunks = None;
-                        break;
+        while self.end < end {
+            match self.chunks.as_mut().and_then(Iterator::next) {
+                Some(Ok(chunk)) => {
+                    if self.end + chunk.bytes > start {
+                        self.window.push_back((self.end, chunk));
                     }
+                    self.end = self.end.saturating_add(chunk.bytes);
+                }
+                // Behind an unreadable page offsets are unknown: nothing more is compared.
+                Some(Err(_)) | None => {
+                    self.chunks = None;
+                    break;
                 }
             }
-            let Some(chunk) = self.held else { break };
-            let after = self.at.saturating_add(chunk.bytes);
-            if after > start {
-                range.push((self.at, chunk));
-            }
-            if after > end {
-                break;
-            }
-            self.at = after;
-            self.held = None;
         }
-        Range(range)
+        while self.window.front().is_some_and(|(begin, chunk)| begin + chunk.bytes <= start) {
+            self.window.pop_front();
+        }
+        Range(self.window.iter().take_while(|(begin, _)| *begin < end).copied().collect())
     }
 }
 
@@ -118,6 +115,12 @@ impl Range {
         } else {
             (*start == offset && chunk.bytes == bytes).then_some(*chunk)
         }
+    }
+
+    /// Returns the chunk that began at `place`.
+    pub fn beginning_at(&self, place: u64) -> Option<ChunkRef> {
+        let found = self.0.binary_search_by_key(&place, |(begin, _)| *begin).ok()?;
+        Some(self.0[found].1).filter(|chunk| !chunk.is_hole())
     }
 
     /// Returns the chunk that has most in common with `start..end`, if that is not a hole.

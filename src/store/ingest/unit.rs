@@ -6,6 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use super::collect::Outcome;
+use super::cut::cut;
 use super::pieces::{Encoded, Piece, Pieces};
 use super::previous::Range;
 use super::walk::{Draft, Todo};
@@ -118,8 +119,7 @@ impl RangeUnit {
         shared.progress.add(plain.len() as u64);
         let mut work = Pieces::new(shared);
         let level = level(self.chunking);
-        let (pieces, equal) =
-            work.stretch(&plain, 0, &lens, self.offset, &self.previous, level);
+        let (pieces, equal) = work.stretch(&plain, 0, &lens, self.offset, &self.previous, level);
         let new = work.encode(&plain, &mut stored)?;
         let len = plain.len();
         self.checksum.submit(self.offset, Part::Bytes(Arc::new(plain), 0..len), equal);
@@ -230,11 +230,7 @@ fn small_file(
     );
     let mut range = super::previous::PreviousChunks::new(shared.store, before);
     let range = range.range(0, content.len() as u64);
-    let (cutter, mut lens, mut cut) = (Cutter::new(chunking), Vec::new(), 0);
-    while let Some(len) = cutter.next_len(&content[cut..], true) {
-        lens.push(len);
-        cut += len;
-    }
+    let lens = cut(Cutter::new(chunking), content, true, 0, &range);
     let (pieces, equal) = work.stretch(plain, at, &lens, 0, &range, level(chunking));
     let content = &plain[at..];
     let with_sha256 = shared.options.algorithm == crate::digest::Algorithm::Sha256;

@@ -96,7 +96,7 @@ impl Target {
         if let Some(partial) = &self.partial {
             let names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
             for name in &*names {
-                match Destination::rename_noreplace(partial, name, &self.outer, name) {
+                match self.move_out(partial, name) {
                     // It failed altogether, and was reported.
                     Err(error) if error.is_not_found() => {}
                     result => result?,
@@ -107,5 +107,20 @@ impl Target {
             self.outer.remove_tree(PARTIAL)?;
         }
         self.outer.sync_dir()
+    }
+
+    /// Moves a name to its place. A directory that may not be written to cannot be moved by its
+    /// owner (its `..` changes): it is made writable for that moment.
+    fn move_out(&self, partial: &Destination, name: &[u8]) -> Result<(), fstree::Error> {
+        let moved = Destination::rename_noreplace(partial, name, &self.outer, name);
+        let refused = moved.as_ref().is_err_and(fstree::Error::is_permission_denied);
+        match partial.stat(name)? {
+            Some(stat) if refused && stat.kind == fstree::Kind::Dir => {
+                partial.make_dir_writable(name)?;
+                Destination::rename_noreplace(partial, name, &self.outer, name)?;
+                self.outer.set_dir_mode(name, stat.mode)
+            }
+            _ => moved,
+        }
     }
 }

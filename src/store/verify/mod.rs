@@ -11,6 +11,7 @@
 //! apart from what is damaged.
 
 mod affects;
+mod deltas;
 mod packs;
 mod structure;
 

@@ -4,6 +4,7 @@ use std::sync::{Mutex, PoisonError};
 
 use rayon::prelude::*;
 
+use super::deltas::{self, Deltas, Windows};
 use super::{Damage, DamageKind, Scope, Verification};
 use crate::backend;
 use crate::codec::{Decoder, Encoding};
@@ -24,8 +25,9 @@ struct Found {
     fault: Option<pack::Error>,
     /// Not what its name says.
     misnamed: Option<Digest>,
-    /// Chunks that do not decode to what they are called.
-    bad: Vec<(Record, String)>,
+    /// Chunks that do not decode to what they are called: of this pack, and deltas against chunks
+    /// of this pack.
+    bad: Vec<(PackEntry, Record, String)>,
 }
 
 /// How a pack is looked at.
@@ -54,10 +56,13 @@ impl Verification<'_> {
         let to_read = plan.iter().filter(|(_, depth)| *depth != Depth::Directory);
         self.progress.expect(to_read.map(|(entry, _)| entry.bytes).sum());
         let results = Mutex::new(Vec::new());
-        let (store, index, progress) = (self.store, &self.index, self.progress);
+        let (store, progress) = (self.store, self.progress);
+        let deltas =
+            if scope == Scope::Full { Deltas::collect(&self.index) } else { Deltas::default() };
+        let known = Known { index: &self.index, deltas: &deltas };
         plan.par_iter().try_for_each(|(entry, depth)| {
             progress.check()?;
-            let found = look_at(store, index, entry, *depth, progress);
+            let found = look_at(store, known, entry, *depth, progress);
             progress.item();
             results.lock().unwrap_or_else(PoisonError::into_inner).push((*entry, found));
             Ok::<_, Error>(())
@@ -81,9 +86,10 @@ impl Verification<'_> {
         if let Some(fault) = &found.fault {
             return self.pack_fault(key, entry.id, fault);
         }
-        for (record, reason) in &found.bad {
+        for (pack, record, reason) in &found.bad {
+            let key = pack::key(pack.content, &pack.id);
             let object = format!("{key}: chunk {} at {:#x}", record.digest.short(), record.offset);
-            let kind = match entry.content {
+            let kind = match pack.content {
                 Content::Chunks => DamageKind::Chunk,
                 Content::Pages => DamageKind::Page,
             };
@@ -92,7 +98,7 @@ impl Verification<'_> {
             self.bad_chunks.insert(record.digest, damage);
         }
         if let Some(actual) = found.misnamed
-            && found.bad.is_empty()
+            && !found.bad.iter().any(|(pack, ..)| pack.id == entry.id)
         {
             let reason = format!("its bytes have digest {actual}, not the one in its name");
             let damage = self.damage(Damage::new(key, DamageKind::Pack, reason));
@@ -177,9 +183,16 @@ fn is_drawn(id: &Digest, seed: [u8; 8], share: f64) -> bool {
     f64::from(u32::from_le_bytes([a, b, c, d])) < share * f64::from(u32::MAX)
 }
 
+/// What is known beside the pack that is being looked at.
+#[derive(Clone, Copy)]
+struct Known<'a> {
+    index: &'a Snapshot,
+    deltas: &'a Deltas,
+}
+
 fn look_at(
     store: &Store,
-    index: &Snapshot,
+    known: Known<'_>,
     entry: &PackEntry,
     depth: Depth,
     progress: &crate::store::Progress,
@@ -195,14 +208,15 @@ fn look_at(
     };
     // A pack that is not where the index has it may stand under another's name.
     let is_known = |record: &Record| {
-        index.locations(&record.digest).any(|l| l.pack.id == *id && l.record == *record)
+        let mut places = known.index.locations(&record.digest);
+        places.any(|place| place.pack.id == *id && place.record == *record)
     };
     let depth = match depth {
         Depth::Directory if !directory.records.iter().all(is_known) => Depth::Bytes,
         depth => depth,
     };
     if depth != Depth::Directory
-        && let Err(error) = read_pack(store, index, entry, &directory.records, depth, &mut found)
+        && let Err(error) = read_pack(store, known, entry, &directory.records, depth, &mut found)
     {
         found.fault = Some(error.into());
     }
@@ -213,7 +227,7 @@ fn look_at(
 /// Reads a whole pack, piece by piece at the bounds of records.
 fn read_pack(
     store: &Store,
-    index: &Snapshot,
+    known: Known<'_>,
     entry: &PackEntry,
     records: &[Record],
     depth: Depth,
@@ -221,8 +235,8 @@ fn read_pack(
 ) -> Result<(), backend::Error> {
     let key = pack::key(entry.content, &entry.id);
     let mut hasher = blake3::Hasher::new();
-    let (mut buffer, mut plain) = (vec![0; MIB + CHUNK_BYTES_MAX], vec![0; CHUNK_BYTES_MAX]);
-    let mut decoder = Decoder::new();
+    let mut buffer = vec![0; MIB + CHUNK_BYTES_MAX];
+    let mut chunks = Chunks::new(store, known, entry);
     let mut rest = records;
     let mut at = 0;
     while at < entry.bytes {
@@ -239,11 +253,7 @@ fn read_pack(
             for record in here {
                 let start = (u64::from(record.offset) - at) as usize;
                 let body = &piece[start..start + record.stored_bytes as usize];
-                let plain = &mut plain[..record.plain_bytes as usize];
-                found.chunks_checked += 1;
-                if let Err(reason) = check(store, index, record, body, plain, &mut decoder) {
-                    found.bad.push((*record, reason));
-                }
+                chunks.check(record, body, found);
             }
         }
         (at, rest) = (end, after);
@@ -259,25 +269,69 @@ fn record_end(record: &Record) -> u64 {
     u64::from(record.offset) + u64::from(record.stored_bytes)
 }
 
-/// Decodes one chunk and compares its digest with its name.
-fn check(
-    store: &Store,
-    index: &Snapshot,
-    record: &Record,
-    body: &[u8],
-    plain: &mut [u8],
-    decoder: &mut Result<Decoder<'static>, crate::codec::Error>,
-) -> Result<(), String> {
-    if record.encoding == Encoding::ZstdWithBase {
-        let read: Result<Vec<u8>, ChunkFault> = chunks::read_present(store, index, &record.digest);
-        return read.map(drop).map_err(|fault| fault.reason.to_string());
+/// Checks the chunks of one pack, and the deltas against them.
+struct Chunks<'a> {
+    store: &'a Store,
+    known: Known<'a>,
+    entry: &'a PackEntry,
+    decoder: Result<Decoder<'static>, crate::codec::Error>,
+    windows: Windows<'a>,
+    plain: Vec<u8>,
+    delta_plain: Vec<u8>,
+}
+
+impl<'a> Chunks<'a> {
+    fn new(store: &'a Store, known: Known<'a>, entry: &'a PackEntry) -> Self {
+        Self {
+            store,
+            known,
+            entry,
+            decoder: Decoder::new(),
+            windows: Windows::new(store.backend()),
+            plain: vec![0; CHUNK_BYTES_MAX],
+            delta_plain: vec![0; CHUNK_BYTES_MAX],
+        }
     }
-    let decoder = decoder.as_mut().map_err(|error| error.to_string())?;
-    decoder.decode(record.encoding, body, None, plain).map_err(|error| error.to_string())?;
-    let (expected, actual) = (record.digest, Digest::of(plain));
-    if actual == expected {
-        Ok(())
-    } else {
-        Err(format!("digest mismatch (expected {expected}, found {actual})"))
+
+    fn check(&mut self, record: &Record, body: &[u8], found: &mut Found) {
+        if record.encoding == Encoding::ZstdWithBase {
+            if !self.known.deltas.has(record) {
+                found.chunks_checked += 1;
+                let index = self.known.index;
+                let read: Result<Vec<u8>, ChunkFault> =
+                    chunks::read_present(self.store, index, &record.digest);
+                if let Err(fault) = read {
+                    found.bad.push((*self.entry, *record, fault.reason.to_string()));
+                }
+            }
+            return;
+        }
+        found.chunks_checked += 1;
+        if let Err(reason) = self.decode(record, body) {
+            // Its deltas are lost with it; they are named later.
+            found.bad.push((*self.entry, *record, reason));
+            return;
+        }
+        let base = &self.plain[..record.plain_bytes as usize];
+        for delta in self.known.deltas.against(self.known.index, &self.entry.id, record) {
+            found.chunks_checked += 1;
+            let checked = deltas::check(delta, base, &mut self.windows, &mut self.delta_plain);
+            if let Err(reason) = checked {
+                found.bad.push((delta.pack, delta.record, reason));
+            }
+        }
+    }
+
+    /// Decodes one chunk and compares its digest with its name.
+    fn decode(&mut self, record: &Record, body: &[u8]) -> Result<(), String> {
+        let decoder = self.decoder.as_mut().map_err(|error| error.to_string())?;
+        let plain = &mut self.plain[..record.plain_bytes as usize];
+        decoder.decode(record.encoding, body, None, plain).map_err(|error| error.to_string())?;
+        let (expected, actual) = (record.digest, Digest::of(plain));
+        if actual == expected {
+            Ok(())
+        } else {
+            Err(format!("digest mismatch (expected {expected}, found {actual})"))
+        }
     }
 }
