@@ -7,7 +7,7 @@ use std::sync::Arc;
 use rayon::ScopeFifo;
 
 use super::collect::Outcome;
-use super::cut::cut;
+use super::cut::{Growth, cut};
 use super::pieces::{Fate, Piece};
 use super::previous::{PreviousChunks, Range};
 use super::unit::{self, Buffers, RangeBytes, RangeUnit};
@@ -34,6 +34,7 @@ pub(super) struct Large<'a, 's, 'scope> {
     file: Arc<File>,
     chunking: Chunking,
     previous: PreviousChunks<'s>,
+    growth: Growth,
     checksum: Arc<OrderedChecksum>,
 }
 
@@ -54,6 +55,8 @@ impl<'a, 's: 'scope, 'scope> Large<'a, 's, 'scope> {
             &unit::probe(&draft.path, &draft.stat, &head[..read]),
         );
         let with_sha256 = shared.options.algorithm == Algorithm::Sha256;
+        let bytes_before = previous.map_or(draft.stat.size_bytes, |content| content.bytes);
+        let growth = Growth::new(bytes_before, draft.stat.size_bytes);
         let before = previous.map(|content| (content.bytes, content.checksums));
         let checksum = OrderedChecksum::comparing(Arc::clone(&file), with_sha256, before);
         Self {
@@ -64,6 +67,7 @@ impl<'a, 's: 'scope, 'scope> Large<'a, 's, 'scope> {
             file,
             chunking,
             previous: PreviousChunks::new(shared.store, previous),
+            growth,
             checksum: Arc::new(checksum),
         }
     }
@@ -155,8 +159,9 @@ impl<'a, 's: 'scope, 'scope> Large<'a, 's, 'scope> {
                 return Ok(Err(fault));
             }
             read += more as u64;
-            let previous = self.previous.range(start, start + plain.len() as u64);
-            let lens = cut(cutter, plain, read == size, start, &previous);
+            let (from, to) = self.growth.widen(start, start + plain.len() as u64);
+            let previous = self.previous.range(from, to);
+            let lens = cut(cutter, plain, read == size, start, &previous, self.growth);
             let cut = lens.iter().sum();
             carry.clear();
             carry.extend_from_slice(&plain[cut..]);

@@ -117,10 +117,16 @@ impl Range {
         }
     }
 
-    /// Returns the chunk that began at `place`.
-    pub fn beginning_at(&self, place: u64) -> Option<ChunkRef> {
+    /// Returns the length of the chunk that began at `place`.
+    pub fn len_at(&self, place: u64) -> Option<usize> {
         let found = self.0.binary_search_by_key(&place, |(begin, _)| *begin).ok()?;
-        Some(self.0[found].1).filter(|chunk| !chunk.is_hole())
+        Some(self.0[found].1).filter(|chunk| !chunk.is_hole()).map(|chunk| chunk.bytes as usize)
+    }
+
+    /// Makes a range from chunks with their offsets, in order.
+    #[cfg(test)]
+    pub fn of(chunks: Vec<(u64, ChunkRef)>) -> Self {
+        Self(chunks)
     }
 
     /// Returns the chunk that has most in common with `start..end`, if that is not a hole.

@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use super::collect::Outcome;
-use super::cut::cut;
+use super::cut::{Growth, cut};
 use super::pieces::{Encoded, Piece, Pieces};
 use super::previous::Range;
 use super::walk::{Draft, Todo};
@@ -229,8 +229,11 @@ fn small_file(
         &probe(&draft.path, &draft.stat, content),
     );
     let mut range = super::previous::PreviousChunks::new(shared.store, before);
-    let range = range.range(0, content.len() as u64);
-    let lens = cut(Cutter::new(chunking), content, true, 0, &range);
+    let bytes = content.len() as u64;
+    let growth = Growth::new(before.map_or(bytes, |content| content.bytes), bytes);
+    let (from, to) = growth.widen(0, bytes);
+    let range = range.range(from, to);
+    let lens = cut(Cutter::new(chunking), content, true, 0, &range, growth);
     let (pieces, equal) = work.stretch(plain, at, &lens, 0, &range, level(chunking));
     let content = &plain[at..];
     let with_sha256 = shared.options.algorithm == crate::digest::Algorithm::Sha256;
