@@ -285,3 +285,12 @@ mod tests {
         assert_eq!(Key::new("store").unwrap().name(), "store");
     }
 }
+
+impl Error {
+    /// Says whether the object is missing or has an impossible length: damage, where it should be
+    /// there; not a failure of the storage.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        matches!(self, Self::NotFound { .. } | Self::Short { .. } | Self::TooLarge { .. })
+    }
+}

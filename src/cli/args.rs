@@ -8,7 +8,6 @@ use std::path::PathBuf;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Parser, Subcommand, ValueEnum};
 
-use super::errors::label_reason;
 use super::exit::Exit;
 use super::help;
 use crate::digest::Algorithm;
@@ -288,7 +287,7 @@ fn parse_reference(text: &OsStr) -> Result<Reference, Invalid> {
 }
 
 fn parse_deployment(text: &str) -> Result<String, Invalid> {
-    parse_label("deployment", text).map_err(|error| Invalid(label_reason(&error)))
+    parse_label("deployment", text).map_err(|error| Invalid(error.to_string()))
 }
 
 fn parse_threads(text: &str) -> Result<usize, Invalid> {

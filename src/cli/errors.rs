@@ -10,8 +10,8 @@ use std::io;
 use super::context::Context;
 use super::exit::Exit;
 use super::output::{escaped, note, printable, shell_word};
-use crate::store::{ChunkFault, ChunkReason, Error, PageFault, PageReason, Reference};
-use crate::{backend, format, index, lease, log};
+use crate::store::{Error, PageFault, Reference};
+use crate::{backend, lease};
 
 /// Why a command ends without having done everything.
 #[derive(Debug)]
@@ -132,14 +132,6 @@ fn generation_of(reference: &Reference) -> String {
     }
 }
 
-/// Says why a name is not allowed.
-pub fn label_reason(error: &Error) -> String {
-    match error {
-        Error::BadLabel(format::Error::Payload { reason, .. }) => reason.clone(),
-        other => other.to_string(),
-    }
-}
-
 /// Says whether a path leads nowhere.
 pub fn is_missing(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
@@ -155,58 +147,14 @@ pub fn exit_of(error: &Error) -> Exit {
         | Error::BadLabel(_)
         | Error::DuplicateMember { .. }
         | Error::Members { .. } => Exit::USAGE,
-        error if is_damage(error) => Exit::DAMAGE,
+        error if error.is_damage() => Exit::DAMAGE,
         _ => Exit::FAILED,
-    }
-}
-
-/// Says whether the error means that stored bytes are missing or wrong, and not only that they
-/// could not be read this time.
-fn is_damage(error: &Error) -> bool {
-    match error {
-        Error::Backend(error)
-        | Error::Index(index::Error::Backend(error))
-        | Error::Log(log::Error::Backend(error))
-        | Error::Lease(lease::Error::Backend(error)) => object_is_damaged(error),
-        Error::Index(index::Error::Format { source, .. })
-        | Error::Header { source, .. }
-        | Error::Manifest { source, .. } => bytes_are_damaged(source),
-        Error::Page(fault) => page_is_damaged(fault),
-        Error::Chunk(fault) => chunk_is_damaged(fault),
-        Error::ReadBack { .. } => true,
-        _ => false,
-    }
-}
-
-fn object_is_damaged(error: &backend::Error) -> bool {
-    use backend::Error as E;
-    matches!(error, E::NotFound { .. } | E::Short { .. } | E::TooLarge { .. })
-}
-
-/// What is newer or sealed is not damaged.
-fn bytes_are_damaged(error: &format::Error) -> bool {
-    !matches!(error, format::Error::Newer { .. } | format::Error::Sealed { .. })
-}
-
-fn chunk_is_damaged(fault: &ChunkFault) -> bool {
-    match &fault.reason {
-        ChunkReason::Backend(error) => object_is_damaged(error),
-        ChunkReason::Base(fault) => chunk_is_damaged(fault),
-        _ => true,
     }
 }
 
 /// Returns the code for a list page that cannot be read.
 pub fn exit_of_page(fault: &PageFault) -> Exit {
-    if page_is_damaged(fault) { Exit::DAMAGE } else { Exit::FAILED }
-}
-
-fn page_is_damaged(fault: &PageFault) -> bool {
-    match &fault.reason {
-        PageReason::Chunk(fault) => chunk_is_damaged(fault),
-        PageReason::Format(error) => bytes_are_damaged(error),
-        PageReason::Parent { .. } => true,
-    }
+    if fault.is_damage() { Exit::DAMAGE } else { Exit::FAILED }
 }
 
 /// Returns what to do about an error.
@@ -245,29 +193,18 @@ fn hint_of(context: &Context, error: &Error) -> Option<String> {
         Error::Lease(lease::Error::Held) => {
             "run the same command again when the other process is done".to_owned()
         }
-        error if needs_newer(error) => {
+        error if error.needs_newer() => {
             format!("install a newer strongroom than {}", env!("CARGO_PKG_VERSION"))
         }
         Error::Header { .. } => {
             "nothing else is touched: put back the object `store` from a copy of this store".to_owned()
         }
-        error if is_damage(error) => {
+        error if error.is_damage() => {
             format!("{} finds everything that is damaged and what it touches", run("verify --full"))
         }
         error => return system_hint(context, error),
     };
     Some(hint)
-}
-
-fn needs_newer(error: &Error) -> bool {
-    matches!(
-        error,
-        Error::Header { source: format::Error::Newer { .. } | format::Error::Sealed { .. }, .. }
-            | Error::Manifest {
-                source: format::Error::Newer { .. } | format::Error::Sealed { .. },
-                ..
-            }
-    )
 }
 
 /// Returns what to do about an answer of the operating system.
@@ -326,6 +263,8 @@ mod tests {
     use super::*;
     use crate::cli::args::Global;
     use crate::digest::Digest;
+    use crate::format;
+    use crate::store::{ChunkFault, ChunkReason, PageReason};
 
     fn context() -> Context {
         let store = Some("/backup/my store".into());
@@ -345,14 +284,15 @@ mod tests {
     fn missing_bytes_are_damage_and_unreadable_ones_are_not() {
         let page = |reason| {
             let digest = Digest::of(b"");
-            Error::Page(PageFault { digest, first: Vec::new(), after: None, reason })
+            let reason = Box::new(reason);
+            Error::from(PageFault { digest, first: Vec::new(), after: None, reason })
         };
         let unknown = || fault(ChunkReason::Unknown);
         let unreadable = || fault(ChunkReason::Backend(io(io::ErrorKind::PermissionDenied)));
         let key = crate::backend::Key::new("manifests/x").unwrap();
         for damage in [
-            Error::Chunk(unknown()),
-            Error::Chunk(fault(ChunkReason::Base(Box::new(unknown())))),
+            Error::from(unknown()),
+            Error::from(fault(ChunkReason::Base(Box::new(unknown())))),
             page(PageReason::Chunk(Box::new(unknown()))),
             Error::Backend(backend::Error::NotFound { key }),
         ] {
@@ -360,7 +300,7 @@ mod tests {
             assert!(hint_of(&context(), &damage).unwrap().contains("verify --full"));
         }
         for other in [
-            Error::Chunk(unreadable()),
+            Error::from(unreadable()),
             page(PageReason::Chunk(Box::new(unreadable()))),
             Error::Backend(io(io::ErrorKind::PermissionDenied)),
             Error::Header {

@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use super::errors::{Failure, label_reason};
+use super::errors::Failure;
 use super::output::{escaped, shell_word};
 use crate::store::{MemberSource, parse_label};
 
@@ -88,7 +88,7 @@ fn name_of(path: &Path) -> Result<String, Failure> {
         Ok(name) => match parse_label("member", name) {
             Ok(name) => return Ok(name),
             Err(_) if name.is_empty() => "it has no last component".to_owned(),
-            Err(error) => label_reason(&error),
+            Err(error) => error.to_string(),
         },
         Err(_) => "its last component is not UTF-8".to_owned(),
     };

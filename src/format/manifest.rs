@@ -254,18 +254,26 @@ pub struct Generation {
 /// # Errors
 /// [`Error::Payload`] saying what is wrong.
 pub fn check_label(what: &'static str, label: &str) -> Result<(), Error> {
-    let fault = if label.is_empty() {
-        "is empty"
+    match label_fault(label) {
+        None => Ok(()),
+        Some(fault) => Err(Error::Payload { what, reason: format!("name {label:?} {fault}") }),
+    }
+}
+
+/// Says what is wrong with a name of a deployment or member, if anything is.
+#[must_use]
+pub fn label_fault(label: &str) -> Option<&'static str> {
+    if label.is_empty() {
+        Some("is empty")
     } else if label.len() > LABEL_BYTES_MAX {
-        "is longer than 128 bytes"
+        Some("is longer than 128 bytes")
     } else if label.starts_with('.') || label.starts_with('-') {
-        "begins with '.' or '-'"
+        Some("begins with '.' or '-'")
     } else if label.contains(['/', '@', ':', '=']) || label.chars().any(char::is_control) {
-        "holds '/', '@', ':', '=' or a control character"
+        Some("holds '/', '@', ':', '=' or a control character")
     } else {
-        return Ok(());
-    };
-    Err(Error::Payload { what, reason: format!("name {label:?} {fault}") })
+        None
+    }
 }
 
 impl Artifact {

@@ -95,6 +95,14 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// Says whether the bytes are wrong; what is newer or sealed is not.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        !matches!(self, Self::Newer { .. } | Self::Sealed { .. })
+    }
+}
+
 /// The value of every `seal` byte in this version: not sealed. Other values are reserved.
 pub const SEAL_NONE: u8 = 0;
 

@@ -95,7 +95,6 @@ impl PackBuilder {
     }
 
     /// Closes the pack with its directory and names it.
-    #[must_use]
     pub fn finish(mut self) -> FinishedPack {
         format::pack::append_directory(&mut self.bytes, &self.records);
         let entry = PackEntry {

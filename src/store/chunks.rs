@@ -39,6 +39,19 @@ impl fmt::Display for ChunkFault {
 
 impl std::error::Error for ChunkFault {}
 
+impl ChunkFault {
+    /// Says whether stored bytes are missing or wrong (and not only could not be read this time).
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        match &self.reason {
+            ChunkReason::Backend(error) => error.is_damage(),
+            ChunkReason::Base(fault) => fault.is_damage(),
+            ChunkReason::Index(_) => false,
+            _ => true,
+        }
+    }
+}
+
 /// Why a chunk cannot be had.
 #[derive(Debug, thiserror::Error)]
 pub enum ChunkReason {
@@ -55,10 +68,8 @@ pub enum ChunkReason {
     #[error(transparent)]
     Codec(codec::Error),
     /// It decodes to other bytes.
-    #[error("digest mismatch (expected {expected}, found {actual})")]
+    #[error("digest mismatch (found {actual})")]
     Digest {
-        /// The chunk's name.
-        expected: Digest,
         /// The digest of the decoded bytes.
         actual: Digest,
     },
@@ -299,11 +310,7 @@ fn decode_known<'b>(
     };
     decoder.decode(record.encoding, body, base, plain).map_err(ChunkReason::Codec)?;
     let actual = Digest::of(plain);
-    if actual == record.digest {
-        Ok(())
-    } else {
-        Err(ChunkReason::Digest { expected: record.digest, actual })
-    }
+    if actual == record.digest { Ok(()) } else { Err(ChunkReason::Digest { actual }) }
 }
 
 /// Whether a chunk may have a base: bases may not.

@@ -7,6 +7,18 @@ use crate::backend::{self, Key};
 use crate::format::record::GenerationNumber;
 use crate::{format, fstree, index, lease, log};
 
+/// Why a text is no name of a deployment or member.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{what} name {label:?}: {fault}")]
+pub struct LabelError {
+    /// What it should name.
+    pub what: &'static str,
+    /// The text.
+    pub label: String,
+    /// What is wrong with it.
+    pub fault: &'static str,
+}
+
 /// Why the store could not do something.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -58,10 +70,10 @@ pub enum Error {
     },
     /// A list page is missing or damaged.
     #[error(transparent)]
-    Page(#[from] PageFault),
+    Page(Box<PageFault>),
     /// A chunk is missing or damaged.
     #[error(transparent)]
-    Chunk(#[from] ChunkFault),
+    Chunk(Box<ChunkFault>),
     /// A text is no reference to a generation or path.
     #[error("{text:?} is not a reference: {reason}")]
     BadReference {
@@ -72,7 +84,7 @@ pub enum Error {
     },
     /// A name of a deployment or member that is not allowed.
     #[error("{0}")]
-    BadLabel(format::Error),
+    BadLabel(LabelError),
     /// No generation of this deployment is visible.
     #[error("no deployment {name:?} in this store")]
     UnknownDeployment {
@@ -167,4 +179,46 @@ pub enum Error {
     /// The work was interrupted.
     #[error("interrupted; what is stored so far is kept and will be reused")]
     Interrupted,
+}
+
+impl From<PageFault> for Error {
+    fn from(fault: PageFault) -> Self {
+        Self::Page(Box::new(fault))
+    }
+}
+
+impl From<ChunkFault> for Error {
+    fn from(fault: ChunkFault) -> Self {
+        Self::Chunk(Box::new(fault))
+    }
+}
+
+impl Error {
+    /// Says whether stored bytes are missing or wrong (and not only could not be read this time).
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Backend(error)
+            | Self::Index(index::Error::Backend(error))
+            | Self::Log(log::Error::Backend(error))
+            | Self::Lease(lease::Error::Backend(error)) => error.is_damage(),
+            Self::Index(index::Error::Format { source, .. })
+            | Self::Header { source, .. }
+            | Self::Manifest { source, .. } => source.is_damage(),
+            Self::Page(fault) => fault.is_damage(),
+            Self::Chunk(fault) => fault.is_damage(),
+            Self::ReadBack { .. } => true,
+            _ => false,
+        }
+    }
+
+    /// Says whether a newer program, or one that can open sealed objects, would not fail here.
+    #[must_use]
+    pub fn needs_newer(&self) -> bool {
+        match self {
+            Self::Header { source, .. } | Self::Manifest { source, .. } => !source.is_damage(),
+            Self::NeedsNewer { .. } => true,
+            _ => false,
+        }
+    }
 }

@@ -116,7 +116,19 @@ pub struct PageFault {
     /// Key of the first item after it, if there is one: the first path that is not lost.
     pub after: Option<Vec<u8>>,
     /// What is wrong.
-    pub reason: PageReason,
+    pub reason: Box<PageReason>,
+}
+
+impl PageFault {
+    /// Says whether stored bytes are missing or wrong (and not only could not be read this time).
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        match &*self.reason {
+            PageReason::Chunk(fault) => fault.is_damage(),
+            PageReason::Format(error) => error.is_damage(),
+            PageReason::Parent { .. } => true,
+        }
+    }
 }
 
 fn page_range(first: &[u8], after: &Option<Vec<u8>>) -> String {
@@ -169,6 +181,7 @@ impl<'s, T: Item> ListIter<'s, T> {
 
     fn fail(&self, page: &PageRef, reason: PageReason) -> PageFault {
         let after = self.pending.last().map(|(_, next)| next.key.clone());
+        let reason = Box::new(reason);
         PageFault { digest: page.digest, first: page.key.clone(), after, reason }
     }
 

@@ -37,7 +37,7 @@ pub use crate::format::manifest::{Chunks, Content, Counts, Entry, Extension, Mis
 pub use crate::format::page::ChunkRef;
 pub use chunks::{ChunkFault, ChunkReader, ChunkReason, Wanted};
 pub use diff::{Change, ChangeKind, DiffReport};
-pub use error::Error;
+pub use error::{Error, LabelError};
 pub use ingest::{IngestOptions, IngestStats, MemberSource, MemberSummary, SourceFault};
 pub use list::{ListIter, PageFault, PageReason};
 pub use naming::{Reference, Which, parse_label};

@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 
 use super::Error;
-use crate::format::manifest::check_label;
+use crate::format::manifest::label_fault;
 use crate::format::record::GenerationNumber;
 use crate::log::{self, Log};
 
@@ -57,7 +57,7 @@ impl Reference {
                 (deployment, Which::Number(GenerationNumber(number)))
             }
         };
-        if check_label("deployment", deployment).is_err() {
+        if label_fault(deployment).is_some() {
             return Err(bad("it begins with the name of a deployment"));
         }
         let path = path.map(trim_slashes).filter(|path| !path.is_empty()).map(<[u8]>::to_vec);
@@ -77,8 +77,12 @@ fn trim_slashes(mut path: &[u8]) -> &[u8] {
 /// # Errors
 /// [`Error::BadLabel`].
 pub fn parse_label(what: &'static str, label: &str) -> Result<String, Error> {
-    check_label(what, label).map_err(Error::BadLabel)?;
-    Ok(label.to_owned())
+    match label_fault(label) {
+        None => Ok(label.to_owned()),
+        Some(fault) => {
+            Err(Error::BadLabel(super::LabelError { what, label: label.to_owned(), fault }))
+        }
+    }
 }
 
 /// Resolves a reference in a log.

@@ -19,8 +19,8 @@ VERIFY = "full verify"
 
 # A tree of more files than this counts as many small files.
 MANY_FILES = 1000
-# ext4 passes over inodes freed in the last five minutes, and creating files is up to a hundred
-# times slower meanwhile. Before restores of many files the bench waits until a probe of so many
+# ext4 passes over inodes freed in the last minutes, and creating files is some ten times slower
+# meanwhile. Before restores of many files the bench waits until a probe of so many
 # files takes less than so long, or for so long at most.
 PROBE_FILES = 2000
 PROBE_GOOD_S = 0.3

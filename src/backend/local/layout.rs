@@ -70,12 +70,38 @@ fn refuse_if_not_empty(root: &Root) -> Result<(), Error> {
     for entry in entries {
         let entry = entry.map_err(|e| root.io("list", "", e))?;
         let name = entry.file_name();
-        if !matches!(name.to_bytes(), b"." | b"..") && name.to_bytes() != NOT_OURS {
-            let found = name.to_string_lossy().into_owned();
+        if matches!(name.to_bytes(), b"." | b"..") || name.to_bytes() == NOT_OURS {
+            continue;
+        }
+        let found = name.to_string_lossy().into_owned();
+        if !is_bare_folder(root, &found)? {
             return Err(Error::NotEmpty { path: root.path.display().to_string(), found });
         }
     }
     Ok(())
+}
+
+/// Says whether `name` is a folder of a store in which there is no object: what a creation that was
+/// killed leaves. Unfinished objects in `tmp` count as none.
+fn is_bare_folder(root: &Root, name: &str) -> Result<bool, Error> {
+    if !FOLDERS.contains(&name) {
+        return Ok(false);
+    }
+    let failed = |errno| root.io("list", name, errno);
+    let folder = match root.open_folder(name) {
+        Ok(folder) => folder,
+        Err(Errno::NOTDIR | Errno::LOOP) => return Ok(false),
+        Err(errno) => return Err(failed(errno)),
+    };
+    for entry in Dir::read_from(&folder).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let inner = entry.file_name().to_bytes();
+        let fan_out = name == PACKS && entry.file_type() == rustix::fs::FileType::Directory;
+        if !matches!(inner, b"." | b"..") && name != TMP && !fan_out {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Syncs the name of the root in its parent. If the root was there before, its parent may be

@@ -20,6 +20,9 @@ struct Report<'r> {
     unique_bytes: u64,
     referenced_stored_bytes: u64,
     chunks: u64,
+    delta_chunks: u64,
+    delta_stored_bytes: u64,
+    delta_saved_bytes: u64,
     packs: u64,
     pack_bytes: u64,
     page_bytes: u64,
@@ -71,6 +74,9 @@ fn json_report(report: &StatsReport, seconds: f64) -> Report<'_> {
         unique_bytes: report.unique_bytes,
         referenced_stored_bytes: report.referenced_stored_bytes,
         chunks: report.chunks,
+        delta_chunks: report.delta_chunks,
+        delta_stored_bytes: report.delta_stored_bytes,
+        delta_saved_bytes: report.delta_saved_bytes,
         packs: report.packs,
         pack_bytes: report.pack_bytes,
         page_bytes: report.page_bytes,
@@ -111,6 +117,11 @@ fn write_text(out: &mut dyn Write, report: &StatsReport) -> io::Result<()> {
         report.referenced_stored_bytes,
         format!("{unused} of the packs is not, or is tables"),
     );
+    if report.delta_chunks > 0 {
+        let deltas = output::counted(report.delta_chunks, "chunk", "chunks");
+        let saved = output::bytes(report.delta_saved_bytes);
+        line("  deltas", report.delta_stored_bytes, format!("{deltas}, which save {saved}"));
+    }
     line("  lists", report.page_bytes, String::new());
     line("  index", report.index_bytes, String::new());
     line("  manifests", report.manifest_bytes, String::new());

@@ -74,8 +74,8 @@ fn write(shared: &Shared<'_>, planned: &Planned, buffer: &[u8]) -> Result<(), Fa
     let bytes = &buffer[*start..start + content.bytes as usize];
     check(content, chunks, bytes)?;
     let sparse = chunks.iter().any(ChunkRef::is_hole);
-    let size = if sparse { content.bytes } else { 0 };
-    let (file, existed) = shared.target.open_file(path, size).map_err(Failure::target)?;
+    let (file, existed) =
+        shared.target.open_file(path, content.bytes, sparse).map_err(Failure::target)?;
     let written = write_bytes(&file, existed, chunks, bytes)
         .map_err(|error| Failure::target(target_error(shared, "write", path, error)))?;
     shared.report(|report| {
@@ -112,7 +112,6 @@ fn write_bytes(
     bytes: &[u8],
 ) -> std::io::Result<u64> {
     if existed {
-        file.set_len(bytes.len() as u64)?;
         let mut before = vec![0; bytes.len()];
         if read_existing(file, &mut before, 0) && before == bytes {
             return Ok(0);

@@ -40,7 +40,7 @@ pub(super) fn restore<'s: 'scope, 'scope>(
     entry: Entry,
 ) -> Result<(), Error> {
     let Some(content) = entry.content().cloned() else { return Ok(()) };
-    let (file, existed) = match shared.target.open_file(&path, content.bytes) {
+    let (file, existed) = match shared.target.open_file(&path, content.bytes, true) {
         Ok(opened) => opened,
         Err(error) => {
             shared.fail(&path, Failure::target(error));

@@ -294,10 +294,11 @@ fn restore_member(
     for entry in shared.store.entries_below(&member.artifact, &tree.path)? {
         shared.progress.check()?;
         match entry {
-            Ok(entry) => match place.of(&entry.path) {
-                Some(path) => restore_entry(batch, &place, path, entry, later)?,
-                None => {}
-            },
+            Ok(entry) => {
+                if let Some(path) = place.of(&entry.path) {
+                    restore_entry(batch, &place, path, entry, later)?;
+                }
+            }
             Err(fault) => lost_entries(shared, member, &fault),
         }
     }
@@ -318,6 +319,9 @@ fn restore_entry(
 ) -> Result<(), Error> {
     let shared = batch.shared;
     if !place.member_is_root {
+        if entry.path == place.root && matches!(entry.node, Node::Other(Kind::Dir)) {
+            return Ok(());
+        }
         shared.target.adopt(&path);
     }
     match &entry.node {
@@ -425,7 +429,7 @@ impl<'a> Place<'a> {
             (false, true) => Some(self.prefix.clone()),
             (false, false) => Some([&self.prefix[..], b"/", below].concat()),
             (true, false) => Some(below.to_vec()),
-            // The reference's own entry: a directory is the target itself.
+            // The reference's own entry; if it is a directory, it is the target itself.
             (true, true) => path.rsplit(|byte| *byte == b'/').next().map(<[u8]>::to_vec),
         }
     }

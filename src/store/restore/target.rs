@@ -74,11 +74,17 @@ impl Target {
         Ok(())
     }
 
-    /// Opens the file at `path` for writing: what is there if it may be kept, else a new one.
-    /// Says whether it was there.
-    pub fn open_file(&self, path: &[u8], bytes: u64) -> Result<(File, bool), fstree::Error> {
+    /// Opens the file at `path` for writing: what is there if it may be kept, else a new one, of
+    /// this length only if it is `sparse` (or large). Says whether it was there.
+    pub fn open_file(
+        &self,
+        path: &[u8],
+        bytes: u64,
+        sparse: bool,
+    ) -> Result<(File, bool), fstree::Error> {
+        let new_bytes = if sparse { bytes } else { 0 };
         if !self.occupied {
-            return Ok((self.tree().create_file(path, bytes)?, false));
+            return Ok((self.tree().create_file(path, new_bytes)?, false));
         }
         // A file with other names is not written to: they may belong to somebody else.
         let single = self.tree().stat(path)?.is_some_and(|stat| stat.links == 1);
@@ -87,7 +93,7 @@ impl Target {
                 .map_err(|error| self.tree().error("set the length of", path, error))?;
             return Ok((file, true));
         }
-        Ok((self.tree().replace_file(path, bytes)?, false))
+        Ok((self.tree().replace_file(path, new_bytes)?, false))
     }
 
     /// Makes everything durable and moves it to its place.

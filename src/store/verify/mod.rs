@@ -17,7 +17,7 @@ mod structure;
 
 use std::collections::{HashMap, HashSet};
 
-use super::{ChunkFault, ChunkReason, Error, Progress, Reference, Store};
+use super::{Error, Progress, Reference, Store};
 use crate::backend;
 use crate::digest::Digest;
 use crate::index::{self, Snapshot};
@@ -239,28 +239,11 @@ impl Verification<'_> {
         kind: DamageKind,
         error: &backend::Error,
     ) -> Option<usize> {
-        match error {
-            backend::Error::NotFound { .. }
-            | backend::Error::Short { .. }
-            | backend::Error::TooLarge { .. } => {
-                Some(self.damage(Damage::new(object, kind, error)))
-            }
-            _ => {
-                self.unreadable(object, error);
-                None
-            }
+        if error.is_damage() {
+            return Some(self.damage(Damage::new(object, kind, error)));
         }
-    }
-
-    /// Says whether a chunk fault means that the storage failed, not that bytes are wrong.
-    fn is_unreadable(fault: &ChunkFault) -> bool {
-        match &fault.reason {
-            ChunkReason::Backend(error) => {
-                !matches!(error, backend::Error::NotFound { .. } | backend::Error::Short { .. })
-            }
-            ChunkReason::Base(base) => Self::is_unreadable(base),
-            _ => false,
-        }
+        self.unreadable(object, error);
+        None
     }
 
     /// Checks the log, and finds the generations that damaged records hide.

@@ -43,6 +43,7 @@ impl Verification<'_> {
     pub(super) fn packs(&mut self, scope: Scope) -> Result<(), Error> {
         let share = if let Scope::Read(share) = scope { share } else { 1.0 };
         let listed = self.listed_packs()?;
+        let listed_len = listed.len();
         let mut seed = [0; 8];
         getrandom::fill(&mut seed)
             .map_err(|source| Error::Random { reason: source.to_string() })?;
@@ -52,7 +53,14 @@ impl Verification<'_> {
             Scope::Read(_) if is_drawn(&entry.id, seed, share) => Depth::Bytes,
             Scope::Read(_) => Depth::Directory,
         };
-        let plan: Vec<_> = listed.into_iter().map(|entry| (entry, depth_of(&entry))).collect();
+        let mut plan: Vec<_> = listed.into_iter().map(|entry| (entry, depth_of(&entry))).collect();
+        // A share of few packs is at least one of them.
+        if matches!(scope, Scope::Read(_))
+            && !plan.iter().any(|(_, depth)| *depth == Depth::Bytes)
+            && let Some((_, depth)) = plan.get_mut(usize::from(seed[0]) % listed_len.max(1))
+        {
+            *depth = Depth::Bytes;
+        }
         let to_read = plan.iter().filter(|(_, depth)| *depth != Depth::Directory);
         self.progress.expect(to_read.map(|(entry, _)| entry.bytes).sum());
         let results = Mutex::new(Vec::new());

@@ -190,8 +190,8 @@ impl Verification<'_> {
             return;
         }
         let mut object = format!("list page {digest}");
-        if let PageReason::Chunk(chunk) = &fault.reason {
-            if Self::is_unreadable(chunk) {
+        if let PageReason::Chunk(chunk) = &*fault.reason {
+            if !chunk.is_damage() {
                 return self.unreadable(object, chunk);
             }
             if let Some((key, offset)) = &chunk.place {

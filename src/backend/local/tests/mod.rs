@@ -202,6 +202,20 @@ fn sizes_are_exact_around_boundaries_in_shared_memory() {
 }
 
 #[test]
+fn a_creation_that_was_killed_can_be_repeated_while_there_is_no_object() {
+    let dir = TempDir::new_in(fast()).unwrap();
+    let path = dir.path().join("store");
+    drop(LocalBackend::create(&path).unwrap());
+    fs::write(path.join("tmp/left-over"), "half a header").unwrap();
+    let again = LocalBackend::create(&path).unwrap();
+    let pack = key(&format!("packs/{}", "ab".repeat(32)));
+    let _ = again.put(&pack, &[b"x"]).unwrap();
+    // A pack lies one folder deeper, where this does not look; the header decides then.
+    let _ = again.put(&key("manifests/m"), &[b"x"]).unwrap();
+    assert!(matches!(LocalBackend::create(&path), Err(Error::NotEmpty { .. })));
+}
+
+#[test]
 fn a_store_is_not_created_over_anything() {
     let dir = TempDir::new_in(fast()).unwrap();
     let path = dir.path().join("above/store");
