@@ -24,7 +24,10 @@ pub(super) fn create(path: &Path) -> Result<Root, Error> {
 
     let fan_out = (0..=u8::MAX).map(|byte| format!("{PACKS}/{byte:02x}"));
     for folder in FOLDERS.into_iter().map(str::to_owned).chain(fan_out) {
-        root.make_folder(&folder).map_err(|e| root.io("create", &folder, e))?;
+        match root.make_folder(&folder) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(errno) => return Err(root.io("create", &folder, errno)),
+        }
     }
     // A synced name brings an empty folder with it; what is in a folder needs the folder's sync.
     let packs = root.open_folder(PACKS).map_err(|e| root.io("open", PACKS, e))?;
@@ -84,7 +87,8 @@ fn refuse_if_not_empty(root: &Root) -> Result<(), Error> {
 /// Says whether `name` is a folder of a store in which there is no object: what a creation that was
 /// killed leaves. Unfinished objects in `tmp` count as none.
 fn is_bare_folder(root: &Root, name: &str) -> Result<bool, Error> {
-    if !FOLDERS.contains(&name) {
+    let fan_out = name.strip_prefix("packs/").is_some_and(|byte| byte.len() == 2);
+    if !FOLDERS.contains(&name) && !fan_out {
         return Ok(false);
     }
     let failed = |errno| root.io("list", name, errno);
@@ -95,9 +99,12 @@ fn is_bare_folder(root: &Root, name: &str) -> Result<bool, Error> {
     };
     for entry in Dir::read_from(&folder).map_err(failed)? {
         let entry = entry.map_err(failed)?;
-        let inner = entry.file_name().to_bytes();
-        let fan_out = name == PACKS && entry.file_type() == rustix::fs::FileType::Directory;
-        if !matches!(inner, b"." | b"..") && name != TMP && !fan_out {
+        let inner = entry.file_name();
+        let bare = matches!(inner.to_bytes(), b"." | b"..")
+            || name == TMP
+            || (name == PACKS
+                && is_bare_folder(root, &format!("{PACKS}/{}", inner.to_string_lossy()))?);
+        if !bare {
             return Ok(false);
         }
     }
