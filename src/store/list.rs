@@ -8,15 +8,19 @@ use crate::format::page::{self, Item, ListRef, PageBuilder, PageRef};
 
 /// Where finished pages go.
 pub(super) trait PageSink {
-    /// Stores a page unless it is there already, and returns its name.
-    fn page(&mut self, bytes: Vec<u8>) -> Result<Digest, Error>;
+    /// Stores a page unless it is there already, and returns its name. `base` is a page that it
+    /// is likely to resemble.
+    fn page(&mut self, bytes: Vec<u8>, base: Option<Digest>) -> Result<Digest, Error>;
 }
 
 /// Builds a list from items in order.
-#[derive(Debug)]
-pub(super) struct ListBuilder<T> {
+pub(super) struct ListBuilder<'s, T> {
     /// One open page a level, items first.
     open: Vec<OpenPage>,
+    /// Pages of the list that this one replaces.
+    previous: Option<LeafRefs<'s>>,
+    /// Bytes that the closed pages of items stand for.
+    closed_bytes: u64,
     items: std::marker::PhantomData<fn(T)>,
 }
 
@@ -43,25 +47,41 @@ impl OpenPage {
         self.page.push(item)
     }
 
-    fn close(&mut self, sink: &mut dyn PageSink) -> Result<PageRef, Error> {
-        let digest = sink.page(self.page.take())?;
+    fn close(&mut self, base: Option<Digest>, sink: &mut dyn PageSink) -> Result<PageRef, Error> {
+        let digest = sink.page(self.page.take(), base)?;
         let (items, bytes) = (std::mem::take(&mut self.items), std::mem::take(&mut self.bytes));
         Ok(PageRef { digest, items, bytes, key: std::mem::take(&mut self.key) })
     }
 }
 
-impl<T: Item> ListBuilder<T> {
-    pub fn new() -> Self {
-        Self { open: vec![OpenPage::new::<T>(0)], items: std::marker::PhantomData }
+impl<'s, T: Item> ListBuilder<'s, T> {
+    /// Starts a list that replaces `previous`.
+    pub fn new(store: &'s Store, previous: Option<&ListRef>) -> Self {
+        Self {
+            open: vec![OpenPage::new::<T>(0)],
+            previous: previous.map(|list| LeafRefs::new(store, list)),
+            closed_bytes: 0,
+            items: std::marker::PhantomData,
+        }
     }
 
     /// Appends an item.
     pub fn push(&mut self, item: &T, sink: &mut dyn PageSink) -> Result<(), Error> {
         if self.open[0].push(item, 1) {
-            let child = self.open[0].close(sink)?;
+            let child = self.close_leaf(sink)?;
             self.push_child(1, child, sink)?;
         }
         Ok(())
+    }
+
+    fn close_leaf(&mut self, sink: &mut dyn PageSink) -> Result<PageRef, Error> {
+        let leaf = &mut self.open[0];
+        let start = self.closed_bytes;
+        self.closed_bytes = start.saturating_add(leaf.bytes);
+        let base = self.previous.as_mut().and_then(|previous| {
+            if leaf.key.is_empty() { previous.at_bytes(start) } else { previous.at_key(&leaf.key) }
+        });
+        leaf.close(base, sink)
     }
 
     fn push_child(
@@ -78,7 +98,7 @@ impl<T: Item> ListBuilder<T> {
             if !self.open[level].push(&child, items) {
                 break;
             }
-            child = self.open[level].close(sink)?;
+            child = self.open[level].close(None, sink)?;
         }
         Ok(())
     }
@@ -94,7 +114,8 @@ impl<T: Item> ListBuilder<T> {
                     return Ok(ListRef::EMPTY);
                 }
             } else {
-                let child = open.close(sink)?;
+                let child =
+                    if level == 0 { self.close_leaf(sink)? } else { open.close(None, sink)? };
                 if last {
                     return Ok(ListRef { levels: level as u8 + 1, top: Some(child) });
                 }
@@ -102,6 +123,64 @@ impl<T: Item> ListBuilder<T> {
             }
             level += 1;
         }
+    }
+}
+
+/// The pages of items of a list, in order, without reading them.
+struct LeafRefs<'s> {
+    walk: ListIter<'s, PageRef>,
+    /// Bytes before `current`.
+    start: u64,
+    current: Option<PageRef>,
+}
+
+impl<'s> LeafRefs<'s> {
+    fn new(store: &'s Store, list: &ListRef) -> Self {
+        let mut leaves = Self { walk: ListIter::new(store, list), start: 0, current: None };
+        leaves.current = leaves.next_leaf();
+        leaves
+    }
+
+    fn next_leaf(&mut self) -> Option<PageRef> {
+        while let Some((level, page)) = self.walk.pending.pop() {
+            if level == 0 {
+                return Some(page);
+            }
+            // Pages that cannot be read are not used as bases; that is all.
+            let _ = self.walk.follow(level, &page);
+        }
+        None
+    }
+
+    fn advance(&mut self) {
+        self.start += self.current.take().map_or(0, |page| page.bytes);
+        self.current = self.next_leaf();
+    }
+
+    /// Returns the page that holds byte `at` of what the list stands for. Offsets must not
+    /// decrease.
+    fn at_bytes(&mut self, at: u64) -> Option<Digest> {
+        while self.current.as_ref().is_some_and(|page| self.start + page.bytes <= at) {
+            self.advance();
+        }
+        self.current.as_ref().map(|page| page.digest)
+    }
+
+    /// Returns the page that begins with `key`, or the last one before it. Keys must not decrease.
+    fn at_key(&mut self, key: &[u8]) -> Option<Digest> {
+        let mut found = None;
+        while let Some(page) = self
+            .current
+            .as_ref()
+            .filter(|page| crate::values::compare_paths(&page.key, key).is_le())
+        {
+            found = Some(page.digest);
+            if page.key == key {
+                break;
+            }
+            self.advance();
+        }
+        found
     }
 }
 

@@ -10,23 +10,24 @@ use crossbeam_channel::{Receiver, Sender};
 use sha2::Digest as _;
 
 use super::packer::Packed;
-use super::pieces::{Encoded, Fate, Piece};
+use super::pieces::{Coder, Encoded, Fate, Piece, base_of};
 use super::unit::{self, Item};
 use super::walk::{Draft, Opened, check_entry};
 use super::{Error, IngestStats, MemberSummary, Shared, SourceFault};
 use crate::chunker::Chunking;
 use crate::clock::UnixNanos;
-use crate::codec::{Decoder, Encoder, Level};
+use crate::codec::Level;
 use crate::digest::{Algorithm, Checksums, Digest, hex};
 use crate::format::manifest::{Artifact, Chunks, Content, Counts, Entry, Node};
 use crate::format::pack::Content as PackContent;
-use crate::format::page::ChunkRef;
+use crate::format::page::{ChunkRef, ListRef};
 use crate::format::segment::PackEntry;
 use crate::fstree::Kind;
 use crate::limits::{INLINE_CHUNKS_MAX, MIB, PACK_BYTES_TARGET};
 use crate::pack::PackBuilder;
 use crate::store::buffers::Buffer;
 use crate::store::checksum::OrderedChecksum;
+use crate::store::chunks::read_present;
 use crate::store::list::{ListBuilder, PageSink};
 
 /// What a unit or the walk has to say, in source order.
@@ -35,6 +36,8 @@ pub(super) enum Outcome {
     Begin(usize),
     /// Small things.
     Batch { items: Vec<Item>, new: Vec<Encoded>, stored: Buffer },
+    /// A large file begins, whose chunks were in this list.
+    FileBegin { previous: Option<ListRef> },
     /// The next range of a large file.
     Range { pieces: Vec<Piece>, new: Vec<Encoded>, stored: Option<Buffer> },
     /// The large file is complete.
@@ -89,8 +92,9 @@ impl Collected {
 pub(super) struct Collector<'a, 's> {
     started: UnixNanos,
     opened: &'a [Opened],
+    previous: &'a [Option<Artifact>],
     out: Output<'a, 's>,
-    member: Option<MemberState>,
+    member: Option<MemberState<'s>>,
     collected: Collected,
 }
 
@@ -99,6 +103,7 @@ impl<'a, 's> Collector<'a, 's> {
         shared: &'a Shared<'s>,
         started: UnixNanos,
         opened: &'a [Opened],
+        previous: &'a [Option<Artifact>],
         packs: Sender<PackBuilder>,
         fresh: Receiver<Vec<u8>>,
     ) -> Self {
@@ -112,7 +117,7 @@ impl<'a, 's> Collector<'a, 's> {
             pages_seen: HashSet::new(),
             stats: IngestStats::default(),
         };
-        Self { started, opened, out, member: None, collected: Collected::default() }
+        Self { started, opened, previous, out, member: None, collected: Collected::default() }
     }
 
     /// Takes outcomes until there are no more, then closes the last packs. An interrupted ingest
@@ -135,12 +140,18 @@ impl<'a, 's> Collector<'a, 's> {
     fn take(&mut self, outcome: Outcome) -> Result<(), Error> {
         match outcome {
             Outcome::Begin(ordinal) => {
-                let algorithm = self.out.shared.options.algorithm;
-                self.member = Some(MemberState::new(ordinal, algorithm));
+                let previous = self.previous.get(ordinal).and_then(Option::as_ref);
+                let entries = previous.map(|artifact| &artifact.entries);
+                self.member = Some(MemberState::new(ordinal, self.out.shared, entries));
             }
             Outcome::Batch { items, new, stored } => {
                 for item in items {
                     self.item(item, &new, &stored)?;
+                }
+            }
+            Outcome::FileBegin { previous } => {
+                if let Some(member) = &mut self.member {
+                    member.large = ChunkList::replacing(previous);
                 }
             }
             Outcome::Range { pieces, new, stored } => {
@@ -189,7 +200,7 @@ impl<'a, 's> Collector<'a, 's> {
                 Ok(())
             }
             Item::File(file) => {
-                let mut list = ChunkList::default();
+                let mut list = ChunkList::replacing(file.previous.clone());
                 for piece in &file.pieces {
                     self.out.store(piece, new, stored)?;
                     list.push(piece.chunk, &mut self.out)?;
@@ -278,25 +289,25 @@ impl<'a, 's> Collector<'a, 's> {
 }
 
 /// The member being collected.
-struct MemberState {
+struct MemberState<'s> {
     ordinal: usize,
-    entries: ListBuilder<Entry>,
+    entries: ListBuilder<'s, Entry>,
     /// Chunks of the large file under way.
-    large: ChunkList,
+    large: ChunkList<'s>,
     counts: Counts,
     checksum: ArtifactChecksum,
     faults: Vec<SourceFault>,
     summary: MemberSummary,
 }
 
-impl MemberState {
-    fn new(ordinal: usize, algorithm: Algorithm) -> Self {
+impl<'s> MemberState<'s> {
+    fn new(ordinal: usize, shared: &Shared<'s>, previous: Option<&ListRef>) -> Self {
         Self {
             ordinal,
-            entries: ListBuilder::new(),
+            entries: ListBuilder::new(shared.store, previous),
             large: ChunkList::default(),
             counts: Counts::default(),
-            checksum: ArtifactChecksum::new(algorithm),
+            checksum: ArtifactChecksum::new(shared.options.algorithm),
             faults: Vec::new(),
             summary: MemberSummary::default(),
         }
@@ -320,15 +331,20 @@ impl MemberState {
 
 /// The chunks of one file: inline while they are few, then a list. Adjacent holes become one.
 #[derive(Default)]
-struct ChunkList {
+struct ChunkList<'s> {
     bytes: u64,
     hole: u64,
     inline: Vec<ChunkRef>,
-    list: Option<ListBuilder<ChunkRef>>,
+    list: Option<ListBuilder<'s, ChunkRef>>,
+    previous: Option<ListRef>,
 }
 
-impl ChunkList {
-    fn push(&mut self, chunk: ChunkRef, out: &mut Output<'_, '_>) -> Result<(), Error> {
+impl<'s> ChunkList<'s> {
+    fn replacing(previous: Option<ListRef>) -> Self {
+        Self { previous, ..Self::default() }
+    }
+
+    fn push(&mut self, chunk: ChunkRef, out: &mut Output<'_, 's>) -> Result<(), Error> {
         self.bytes += chunk.bytes;
         if chunk.is_hole() {
             self.hole += chunk.bytes;
@@ -338,20 +354,21 @@ impl ChunkList {
         self.append(chunk, out)
     }
 
-    fn push_hole(&mut self, out: &mut Output<'_, '_>) -> Result<(), Error> {
+    fn push_hole(&mut self, out: &mut Output<'_, 's>) -> Result<(), Error> {
         match std::mem::take(&mut self.hole) {
             0 => Ok(()),
             bytes => self.append(ChunkRef::hole(bytes), out),
         }
     }
 
-    fn append(&mut self, chunk: ChunkRef, out: &mut Output<'_, '_>) -> Result<(), Error> {
+    fn append(&mut self, chunk: ChunkRef, out: &mut Output<'_, 's>) -> Result<(), Error> {
         if let Some(list) = &mut self.list {
             return list.push(&chunk, out);
         }
         self.inline.push(chunk);
         if self.inline.len() > INLINE_CHUNKS_MAX {
-            let list = self.list.insert(ListBuilder::new());
+            let previous = self.previous.take();
+            let list = self.list.insert(ListBuilder::new(out.shared.store, previous.as_ref()));
             for chunk in self.inline.drain(..) {
                 list.push(&chunk, out)?;
             }
@@ -359,7 +376,7 @@ impl ChunkList {
         Ok(())
     }
 
-    fn finish(mut self, out: &mut Output<'_, '_>) -> Result<Chunks, Error> {
+    fn finish(mut self, out: &mut Output<'_, 's>) -> Result<Chunks, Error> {
         self.push_hole(out)?;
         match self.list {
             Some(list) => Ok(Chunks::List(list.finish(out)?)),
@@ -513,22 +530,23 @@ impl Output<'_, '_> {
 }
 
 impl PageSink for Output<'_, '_> {
-    fn page(&mut self, bytes: Vec<u8>) -> Result<Digest, Error> {
+    fn page(&mut self, bytes: Vec<u8>, base: Option<Digest>) -> Result<Digest, Error> {
         let digest = Digest::of(&bytes);
-        if self.shared.index.snapshot().find(&digest).is_some() || !self.pages_seen.insert(digest) {
+        let index = self.shared.index.snapshot();
+        if index.find(&digest).is_some() || !self.pages_seen.insert(digest) {
             return Ok(digest);
         }
+        let base = base.filter(|_| self.shared.options.deltas);
+        let location = base.and_then(|base| base_of(&index, &base));
+        let plain_base = location.and_then(|location| {
+            let read = read_present(self.shared.store, &index, &location.record.digest);
+            read.ok().map(|plain| (location, plain))
+        });
         let mut stored = Vec::new();
-        let mut encoder = Encoder::new().map_err(|_| Error::Encoder)?;
-        let encoding = encoder.encode(&bytes, Level::DENSE, &mut stored);
-        let mut check = vec![0; bytes.len()];
-        let mut decoder = Decoder::new().map_err(|_| Error::Encoder)?;
-        let decoded = decoder.decode(encoding, &stored, None, &mut check);
-        if decoded.is_err() || check != bytes {
-            return Err(Error::Encoder);
-        }
+        let against = plain_base.as_ref().map(|(location, plain)| (location, plain.as_slice()));
+        let encoded = Coder::new()?.encode(&bytes, Level::DENSE, against, &mut stored)?;
         let pack = self.builder(PackContent::Pages, stored.len())?;
-        pack.push(digest, bytes.len() as u32, encoding, None, &stored);
+        pack.push(digest, bytes.len() as u32, encoded.encoding, encoded.base, &stored);
         Ok(digest)
     }
 }

@@ -15,8 +15,8 @@ use super::walk::Draft;
 use super::{Error, Sequence, Shared, SourceFault};
 use crate::chunker::{Chunking, Cutter, choose};
 use crate::digest::Algorithm;
-use crate::format::manifest::Content;
-use crate::format::page::ChunkRef;
+use crate::format::manifest::{Chunks, Content};
+use crate::format::page::{ChunkRef, ListRef};
 use crate::fstree;
 use crate::limits::UNIT_BYTES;
 use crate::store::checksum::{OrderedChecksum, Part};
@@ -34,6 +34,8 @@ pub(super) struct Large<'a, 's, 'scope> {
     file: Arc<File>,
     chunking: Chunking,
     previous: PreviousChunks<'s>,
+    /// The list that the file's new list replaces.
+    previous_list: Option<ListRef>,
     growth: Growth,
     checksum: Arc<OrderedChecksum>,
 }
@@ -67,6 +69,7 @@ impl<'a, 's: 'scope, 'scope> Large<'a, 's, 'scope> {
             file,
             chunking,
             previous: PreviousChunks::new(shared.store, previous),
+            previous_list: previous.and_then(list_of),
             growth,
             checksum: Arc::new(checksum),
         }
@@ -74,6 +77,7 @@ impl<'a, 's: 'scope, 'scope> Large<'a, 's, 'scope> {
 
     /// Hands out the whole file.
     pub fn run(mut self) -> Result<(), Error> {
+        self.sequence.send(Outcome::FileBegin { previous: self.previous_list.take() });
         let read = match self.chunking {
             Chunking::Fixed { chunk_bytes } => self.fixed(u64::from(chunk_bytes))?,
             Chunking::Whole | Chunking::Cdc { .. } => self.by_content()?,
@@ -183,5 +187,13 @@ impl<'a, 's: 'scope, 'scope> Large<'a, 's, 'scope> {
         };
         let (shared, slot) = (self.shared, self.sequence.take());
         self.units.spawn_fifo(move |_| unit.run(shared, bytes, buffers, slot));
+    }
+}
+
+/// Returns the list of a content's chunks, if they are not in its entry.
+pub(super) fn list_of(content: &Content) -> Option<ListRef> {
+    match &content.chunks {
+        Chunks::List(list) => Some(list.clone()),
+        Chunks::Inline(_) => None,
     }
 }

@@ -248,7 +248,8 @@ fn run(
     std::thread::scope(|scope| {
         let packer = scope.spawn(move || packer::run(shared, &packing, &spent));
         let collector = scope.spawn(move || {
-            let result = Collector::new(shared, started, opened, packs, fresh).run(&arriving);
+            let result =
+                Collector::new(shared, started, opened, previous, packs, fresh).run(&arriving);
             if result.is_err() {
                 shared.aborted.store(true, Ordering::Relaxed);
                 // Let the units before this stage finish; they hold buffers that others wait for.

@@ -134,17 +134,12 @@ impl<'a, 's> Pieces<'a, 's> {
         Piece { chunk, fate }
     }
 
-    /// Returns where the base for a chunk that replaces `previous` is: that chunk, or its own base
-    /// (a base has none itself).
+    /// Returns where the base for a chunk that replaces `previous` is, if deltas are wanted.
     fn base(&self, previous: &ChunkRef) -> Option<Location> {
         if !self.shared.options.deltas {
             return None;
         }
-        let location = self.index.find(&previous.digest)?;
-        match location.record.base {
-            None => Some(location),
-            Some(base) => self.index.find(&base).filter(|found| found.record.base.is_none()),
-        }
+        base_of(&self.index, &previous.digest)
     }
 
     /// Encodes what is new of `plain`; bodies are appended to `stored`.
@@ -196,8 +191,18 @@ impl<'a, 's> Pieces<'a, 's> {
     }
 }
 
+/// Returns where the base for a chunk that replaces the chunk `previous` is: that chunk, or its own
+/// base, because a base has none itself.
+pub(super) fn base_of(index: &Snapshot, previous: &Digest) -> Option<Location> {
+    let location = index.find(previous)?;
+    match location.record.base {
+        None => Some(location),
+        Some(base) => index.find(&base).filter(|found| found.record.base.is_none()),
+    }
+}
+
 /// Encodes chunks and checks what came out.
-struct Coder<'b> {
+pub(super) struct Coder<'b> {
     encoder: Encoder<'b>,
     decoder: Decoder<'b>,
     check: Vec<u8>,
@@ -205,7 +210,7 @@ struct Coder<'b> {
 }
 
 impl<'b> Coder<'b> {
-    fn new() -> Result<Self, Error> {
+    pub fn new() -> Result<Self, Error> {
         Ok(Self {
             encoder: Encoder::new().map_err(|_| Error::Encoder)?,
             decoder: Decoder::new().map_err(|_| Error::Encoder)?,
@@ -214,7 +219,8 @@ impl<'b> Coder<'b> {
         })
     }
 
-    fn encode(
+    /// Encodes `plain`, against `base` where that saves; the body is appended to `stored`.
+    pub fn encode(
         &mut self,
         plain: &[u8],
         level: Level,

@@ -15,6 +15,7 @@ use crate::chunker::{Chunking, Cutter, Probe, choose};
 use crate::codec::Level;
 use crate::digest::Checksums;
 use crate::format::manifest::{Content, Entry, Node};
+use crate::format::page::ListRef;
 use crate::fstree::{self, Source, Stat};
 use crate::limits::UNIT_BYTES;
 use crate::store::buffers::Buffer;
@@ -26,6 +27,8 @@ pub(super) struct SmallFile {
     pub chunking: Chunking,
     pub checksums: Checksums,
     pub pieces: Vec<Piece>,
+    /// The list that the file's new list replaces.
+    pub previous: Option<ListRef>,
 }
 
 /// An entry of a batch.
@@ -251,7 +254,8 @@ fn small_file(
         }
         _ => Checksums::of(content, with_sha256),
     };
-    Ok(SmallFile { draft, chunking, checksums, pieces })
+    let previous = before.and_then(super::large::list_of);
+    Ok(SmallFile { draft, chunking, checksums, pieces, previous })
 }
 
 fn read_small(source: &Source, draft: &mut Draft, plain: &mut Vec<u8>) -> Result<(), SourceFault> {

@@ -160,7 +160,10 @@ impl Verification<'_> {
         if let Some(packs) = &mut self.packs {
             let index = &self.index;
             let located = seen.pages.iter().filter_map(|page| index.find(page));
-            packs.extend(located.map(|location| location.pack.id));
+            for location in located {
+                let base = location.record.base.and_then(|base| index.find(&base));
+                packs.extend([Some(location), base].into_iter().flatten().map(|l| l.pack.id));
+            }
         }
         for fault in faults {
             self.page_fault(&fault);
