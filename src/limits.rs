@@ -77,6 +77,9 @@ pub const PAGE_CACHE_PAGES: usize = 64;
 // ---- change detection -------------------------------------------------------------------------
 
 /// A file whose times are not older than the start of the previous backup by this much is read
-/// again: within one tick of the file system's clock a change leaves no trace in the times. Two
-/// seconds is the coarsest tick in use (FAT).
-pub const RACY_NANOS: i64 = 2_000_000_000;
+/// again: within one tick of the file system's clock a change leaves no trace in the times. Linux
+/// stamps with the timer's tick, 10 ms at most; this is ten of them.
+pub const RACY_NANOS: i64 = 100_000_000;
+/// The same for times without fractions of a second: two seconds is the coarsest tick in use
+/// (FAT).
+pub const RACY_COARSE_NANOS: i64 = 2_000_000_000;

@@ -11,21 +11,21 @@ use crate::digest::Digest;
 use crate::format::manifest::{Artifact, Content, Entry};
 use crate::format::page::ChunkRef;
 use crate::fstree::{Stat, Time, compare_paths};
-use crate::limits::RACY_NANOS;
+use crate::limits::{RACY_COARSE_NANOS, RACY_NANOS};
 
 /// Entries of the previous artifact, in step with the walk.
 pub(super) struct PreviousEntries<'s> {
     entries: Option<ListIter<'s, Entry>>,
     next: Option<Entry>,
-    /// Files with times from here on are not trusted to be unchanged.
-    racy_from: UnixNanos,
+    /// When the backup that read them began.
+    started: UnixNanos,
 }
 
 impl<'s> PreviousEntries<'s> {
     pub fn new(store: &'s Store, artifact: Option<&Artifact>) -> Self {
-        let racy_from = artifact.map_or(UnixNanos(i64::MIN), |a| a.started.minus(RACY_NANOS));
+        let started = artifact.map_or(UnixNanos(i64::MIN), |artifact| artifact.started);
         let entries = artifact.map(|artifact| ListIter::new(store, &artifact.entries));
-        Self { entries, next: None, racy_from }
+        Self { entries, next: None, started }
     }
 
     /// Returns the entry at `path`. Paths must be asked for in order. A list page that cannot be
@@ -47,7 +47,10 @@ impl<'s> PreviousEntries<'s> {
     /// clearly older than the start of the backup that read it.
     pub fn is_unchanged(&self, entry: &Entry, stat: &Stat) -> bool {
         let bytes = entry.content().map_or(0, |content| content.bytes);
-        let clearly_older = |time: Time| nanos(time) < i128::from(self.racy_from.0);
+        let clearly_older = |time: Time| {
+            let tick = if time.nanos == 0 { RACY_COARSE_NANOS } else { RACY_NANOS };
+            nanos(time) < i128::from(self.started.minus(tick).0)
+        };
         entry.inode == stat.inode
             && entry.mtime == stat.mtime
             && entry.ctime == stat.ctime
