@@ -66,7 +66,7 @@ const PER_RUN: BatchSize = BatchSize::PerIteration;
 
 fn fresh(dir: &TempDir) -> (TempDir, Store) {
     let place = TempDir::new_in(dir.path()).expect("a directory");
-    let backend = LocalBackend::create(&place.path().join("store")).expect("a directory");
+    let backend = LocalBackend::create(place.path().join("store")).expect("a directory");
     let store = Store::create(Arc::new(backend), StoreConfig::default()).expect("a store");
     (place, store)
 }

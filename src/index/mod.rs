@@ -203,13 +203,12 @@ impl Index {
     fn open_listed(backend: &dyn Backend, store_id: StoreId) -> Result<Self, Error> {
         let mut listed = Vec::new();
         backend.list(FOLDER, &mut |key, _| listed.push(key))?;
+        listed.retain(|key| key.name().parse::<Digest>().is_ok());
         let (mut segments, mut damaged) = (Vec::new(), Vec::new());
-        for key in listed {
-            let Ok(id) = key.name().parse::<Digest>() else { continue };
-            let bytes = backend.read(&key, SEGMENT_BYTES_MAX)?;
-            match Segment::open(id, bytes, store_id) {
+        for (key, opened) in listed.iter().zip(open_all(backend, store_id, &listed)) {
+            match opened? {
                 Ok(segment) => segments.push(Arc::new(segment)),
-                Err(source) => damaged.push(DamagedSegment { key, source }),
+                Err(source) => damaged.push(DamagedSegment { key: key.clone(), source }),
             }
         }
         let missing = Arc::new(HashSet::new());
@@ -276,6 +275,27 @@ impl Index {
         change(&mut segments, &mut missing);
         *current = Snapshot { segments: Arc::new(segments), missing: Arc::new(missing) };
     }
+}
+
+type Opened = Result<Result<Segment, format::Error>, Error>;
+
+/// Opens segments, several at a time: each takes a few reads that wait for one another.
+fn open_all(backend: &dyn Backend, store_id: StoreId, keys: &[Key]) -> Vec<Opened> {
+    const THREADS: usize = 8;
+    let open = |key: &Key| -> Opened {
+        let id = key.name().parse().map_err(|_| backend::Error::NotFound { key: key.clone() })?;
+        Ok(Segment::open(id, backend.read(key, SEGMENT_BYTES_MAX)?, store_id))
+    };
+    if keys.len() < THREADS {
+        return keys.iter().map(open).collect();
+    }
+    std::thread::scope(|scope| {
+        let parts = keys.chunks(keys.len().div_ceil(THREADS));
+        let threads: Vec<_> =
+            parts.map(|part| scope.spawn(|| part.iter().map(open).collect::<Vec<_>>())).collect();
+        let joined = threads.into_iter().map(|thread| thread.join());
+        joined.flat_map(|part| part.unwrap_or_else(|p| std::panic::resume_unwind(p))).collect()
+    })
 }
 
 /// Collects the entries of packs until a segment is written for them.

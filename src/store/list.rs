@@ -21,6 +21,10 @@ pub(super) struct ListBuilder<'s, T> {
     previous: Option<LeafRefs<'s>>,
     /// Bytes that the closed pages of items stand for.
     closed_bytes: u64,
+    /// If set, pages of items end at multiples of this many bytes of what the list stands for, and
+    /// not where items say. For content cut at fixed places, which never moves: then every page
+    /// covers what the one that it replaces did, however many items changed.
+    span_bytes: Option<u64>,
     items: std::marker::PhantomData<fn(T)>,
 }
 
@@ -61,17 +65,32 @@ impl<'s, T: Item> ListBuilder<'s, T> {
             open: vec![OpenPage::new::<T>(0)],
             previous: previous.map(|list| LeafRefs::new(store, list)),
             closed_bytes: 0,
+            span_bytes: None,
             items: std::marker::PhantomData,
         }
     }
 
+    /// Ends pages of items at multiples of `span_bytes`.
+    pub fn with_span(mut self, span_bytes: Option<u64>) -> Self {
+        self.span_bytes = span_bytes;
+        self
+    }
+
     /// Appends an item.
     pub fn push(&mut self, item: &T, sink: &mut dyn PageSink) -> Result<(), Error> {
-        if self.open[0].push(item, 1) {
+        let ends = self.open[0].push(item, 1);
+        if self.span_bytes.map_or(ends, |span| self.ends_span::<T>(span, item.bytes())) {
             let child = self.close_leaf(sink)?;
             self.push_child(1, child, sink)?;
         }
         Ok(())
+    }
+
+    /// Says whether an item of `item_bytes` that was just appended reaches a multiple of `span`.
+    fn ends_span<U: Item>(&self, span: u64, item_bytes: u64) -> bool {
+        let leaf = &self.open[0];
+        let end = self.closed_bytes + leaf.bytes;
+        end / span > (end - item_bytes) / span || leaf.page.count() >= U::PAGE_ITEMS * 4
     }
 
     fn close_leaf(&mut self, sink: &mut dyn PageSink) -> Result<PageRef, Error> {

@@ -20,7 +20,7 @@ use crate::codec::Level;
 use crate::digest::{Algorithm, Checksums, Digest, hex};
 use crate::format::manifest::{Artifact, Chunks, Content, Counts, Entry, Node};
 use crate::format::pack::Content as PackContent;
-use crate::format::page::{ChunkRef, ListRef};
+use crate::format::page::{ChunkRef, Item as _, ListRef};
 use crate::format::segment::PackEntry;
 use crate::fstree::Kind;
 use crate::limits::{INLINE_CHUNKS_MAX, MIB, PACK_BYTES_TARGET};
@@ -36,8 +36,8 @@ pub(super) enum Outcome {
     Begin(usize),
     /// Small things.
     Batch { items: Vec<Item>, new: Vec<Encoded>, stored: Buffer },
-    /// A large file begins, whose chunks were in this list.
-    FileBegin { previous: Option<ListRef> },
+    /// A large file begins, which is cut like this and whose chunks were in this list.
+    FileBegin { chunking: Chunking, previous: Option<ListRef> },
     /// The next range of a large file.
     Range { pieces: Vec<Piece>, new: Vec<Encoded>, stored: Option<Buffer> },
     /// The large file is complete.
@@ -149,9 +149,9 @@ impl<'a, 's> Collector<'a, 's> {
                     self.item(item, &new, &stored)?;
                 }
             }
-            Outcome::FileBegin { previous } => {
+            Outcome::FileBegin { chunking, previous } => {
                 if let Some(member) = &mut self.member {
-                    member.large = ChunkList::replacing(previous);
+                    member.large = ChunkList::replacing(chunking, previous);
                 }
             }
             Outcome::Range { pieces, new, stored } => {
@@ -200,7 +200,7 @@ impl<'a, 's> Collector<'a, 's> {
                 Ok(())
             }
             Item::File(file) => {
-                let mut list = ChunkList::replacing(file.previous.clone());
+                let mut list = ChunkList::replacing(file.chunking, file.previous.clone());
                 for piece in &file.pieces {
                     self.out.store(piece, new, stored)?;
                     list.push(piece.chunk, &mut self.out)?;
@@ -337,11 +337,19 @@ struct ChunkList<'s> {
     inline: Vec<ChunkRef>,
     list: Option<ListBuilder<'s, ChunkRef>>,
     previous: Option<ListRef>,
+    span_bytes: Option<u64>,
 }
 
 impl<'s> ChunkList<'s> {
-    fn replacing(previous: Option<ListRef>) -> Self {
-        Self { previous, ..Self::default() }
+    /// Starts the list of content that is cut like this and replaces that of `previous`.
+    fn replacing(chunking: Chunking, previous: Option<ListRef>) -> Self {
+        let span_bytes = match chunking {
+            Chunking::Fixed { chunk_bytes } => {
+                Some(u64::from(chunk_bytes) * ChunkRef::PAGE_ITEMS as u64)
+            }
+            Chunking::Whole | Chunking::Cdc { .. } => None,
+        };
+        Self { previous, span_bytes, ..Self::default() }
     }
 
     fn push(&mut self, chunk: ChunkRef, out: &mut Output<'_, 's>) -> Result<(), Error> {
@@ -368,7 +376,8 @@ impl<'s> ChunkList<'s> {
         self.inline.push(chunk);
         if self.inline.len() > INLINE_CHUNKS_MAX {
             let previous = self.previous.take();
-            let list = self.list.insert(ListBuilder::new(out.shared.store, previous.as_ref()));
+            let list = ListBuilder::new(out.shared.store, previous.as_ref());
+            let list = self.list.insert(list.with_span(self.span_bytes));
             for chunk in self.inline.drain(..) {
                 list.push(&chunk, out)?;
             }

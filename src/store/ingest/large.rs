@@ -77,7 +77,10 @@ impl<'a, 's: 'scope, 'scope> Large<'a, 's, 'scope> {
 
     /// Hands out the whole file.
     pub fn run(mut self) -> Result<(), Error> {
-        self.sequence.send(Outcome::FileBegin { previous: self.previous_list.take() });
+        self.sequence.send(Outcome::FileBegin {
+            chunking: self.chunking,
+            previous: self.previous_list.take(),
+        });
         let read = match self.chunking {
             Chunking::Fixed { chunk_bytes } => self.fixed(u64::from(chunk_bytes))?,
             Chunking::Whole | Chunking::Cdc { .. } => self.by_content()?,
