@@ -200,6 +200,24 @@ pub trait Backend: Send + Sync + fmt::Debug {
     fn location(&self) -> String;
 }
 
+/// Stores an object whose name follows from its bytes. If the key has an object already that is not
+/// these bytes, it is damaged, and is replaced: otherwise what was lost once could never be stored
+/// again.
+///
+/// # Errors
+/// The backend's.
+pub fn put_or_repair(backend: &dyn Backend, key: &Key, bytes: &[u8]) -> Result<Put, Error> {
+    if backend.put(key, &[bytes])? == Put::Created {
+        return Ok(Put::Created);
+    }
+    match backend.read(key, bytes.len() as u64) {
+        Ok(stored) if *stored == *bytes => return Ok(Put::Existed),
+        Ok(_) | Err(Error::TooLarge { .. }) => backend.delete(key)?,
+        Err(error) => return Err(error),
+    }
+    backend.put(key, &[bytes])
+}
+
 /// What went wrong on a backend.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {

@@ -1,11 +1,11 @@
 //! Bringing the index into line with the packs that are there: packs that no segment knows (a
 //! writer was killed before its segment) are added from their own directories, and packs that a
-//! segment knows but nobody finds are set aside.
+//! segment knows but nobody finds, or finds at another length, are set aside.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
-use super::{Error, Index, SegmentBuilder};
-use crate::backend::Backend;
+use super::{Error, Index, SegmentBuilder, Snapshot};
+use crate::backend::{self, Backend};
 use crate::digest::Digest;
 use crate::format::pack::Content;
 use crate::limits::PENDING_CHUNKS_MAX;
@@ -27,7 +27,8 @@ pub struct PackFault {
 pub struct Cover {
     /// Packs that were added to the index.
     pub packs_added: u64,
-    /// Packs without usable directory; their chunks are not in the index.
+    /// Packs without usable directory, or not of the length that the index says; their chunks are
+    /// not found in the index.
     pub faults: Vec<PackFault>,
     /// Packs that the index knows and that are not there.
     pub missing: Vec<Digest>,
@@ -40,22 +41,29 @@ pub struct Cover {
 /// # Errors
 /// The storage failed. Damaged packs are no error but [`Cover::faults`].
 pub fn cover(index: &Index, backend: &dyn Backend, writable: bool) -> Result<Cover, Error> {
-    let mut known = HashSet::new();
+    let mut known = HashMap::new();
     for segment in index.snapshot().segments() {
-        known.extend(segment.packs().filter_map(Result::ok).map(|pack| pack.id));
+        known.extend(segment.packs().filter_map(Result::ok).map(|pack| (pack.id, pack.bytes)));
     }
     add_packs(index, backend, writable, known)
 }
 
-/// Makes the whole index anew from the packs, replacing all segments that were there.
+/// Makes the whole index anew from the packs, replacing all segments that were there. What they
+/// know of lost packs is kept: that chunks are missing must not be forgotten before they are
+/// stored again.
 ///
 /// # Errors
 /// The storage failed; the old segments are still there then.
 pub fn rebuild(index: &Index, backend: &dyn Backend, writable: bool) -> Result<Cover, Error> {
     let mut old = Vec::new();
     backend.list(super::FOLDER, &mut |key, _| old.push(key))?;
-    index.change(|segments, _| segments.clear());
-    let cover = add_packs(index, backend, writable, HashSet::new())?;
+    let before = index.snapshot();
+    index.change(|segments, missing| {
+        segments.clear();
+        missing.clear();
+    });
+    let mut cover = add_packs(index, backend, writable, HashMap::new())?;
+    keep_lost_packs(index, backend, writable, &before, &mut cover)?;
     if writable {
         let kept: HashSet<_> =
             index.snapshot().segments().iter().map(|segment| segment.key()).collect();
@@ -70,17 +78,21 @@ fn add_packs(
     index: &Index,
     backend: &dyn Backend,
     writable: bool,
-    mut known: HashSet<Digest>,
+    mut known: HashMap<Digest, u64>,
 ) -> Result<Cover, Error> {
     let mut cover = Cover::default();
     let mut builder = SegmentBuilder::default();
     let mut listed = Vec::new();
     for content in [Content::Chunks, Content::Pages] {
         backend.list(content.folder(), &mut |key, bytes| {
-            if let Ok(id) = key.name().parse::<Digest>()
-                && !known.remove(&id)
-            {
-                listed.push((content, id, bytes));
+            let Ok(id) = key.name().parse::<Digest>() else { return };
+            match known.remove(&id) {
+                None => listed.push((content, id, bytes)),
+                Some(expected) if expected != bytes => {
+                    let short = backend::Error::Short { key, expected, actual: bytes };
+                    cover.faults.push(PackFault { id, content, source: short.into() });
+                }
+                Some(_) => {}
             }
         })?;
     }
@@ -98,10 +110,58 @@ fn add_packs(
         }
     }
     flush(index, backend, writable, &mut builder)?;
-    cover.missing = known.iter().copied().collect();
+    cover.missing = known.into_keys().collect();
     cover.missing.sort_unstable();
-    index.change(|_, missing| *missing = known);
+    let unusable = cover.faults.iter().map(|fault| fault.id).chain(cover.missing.iter().copied());
+    let unusable: HashSet<_> = unusable.collect();
+    index.change(|_, missing| *missing = unusable);
     Ok(cover)
+}
+
+/// Adds packs that intact segments of `before` know, that are not there, and that hold chunks which
+/// no other pack has, to the index as missing ones.
+fn keep_lost_packs(
+    index: &Index,
+    backend: &dyn Backend,
+    writable: bool,
+    before: &Snapshot,
+    cover: &mut Cover,
+) -> Result<(), Error> {
+    let now = index.snapshot();
+    let there: HashSet<_> = now
+        .segments()
+        .iter()
+        .flat_map(|segment| segment.packs().filter_map(Result::ok))
+        .map(|pack| pack.id)
+        .collect();
+    let mut builder = SegmentBuilder::default();
+    let mut lost = HashSet::new();
+    for segment in before.segments() {
+        let packs = segment.packs().filter_map(Result::ok);
+        let gone: HashSet<_> = packs.map(|pack| pack.id).filter(|id| !there.contains(id)).collect();
+        if gone.is_empty() || segment.check().is_err() {
+            continue;
+        }
+        let mut records: HashMap<u32, Vec<_>> = HashMap::new();
+        for entry in segment.entries().filter_map(Result::ok) {
+            let pack = segment.pack(entry.pack).filter(|pack| gone.contains(&pack.id));
+            if pack.is_some() && !now.has(&entry.record.digest) {
+                records.entry(entry.pack).or_default().push(entry.record);
+            }
+        }
+        for (ordinal, records) in records {
+            if let Some(pack) = segment.pack(ordinal) {
+                lost.insert(pack.id);
+                builder.add_pack(pack, &records);
+            }
+        }
+    }
+    flush(index, backend, writable, &mut builder)?;
+    lost.retain(|id| cover.faults.iter().all(|fault| fault.id != *id));
+    cover.missing.extend(lost.iter().copied());
+    cover.missing.sort_unstable();
+    index.change(|_, missing| missing.extend(lost));
+    Ok(())
 }
 
 fn flush(

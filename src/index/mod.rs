@@ -148,18 +148,36 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// Finds a chunk in a pack that is not known to be missing.
+    /// Finds a chunk, in a pack that is not known to be missing or cut short if there is one.
     #[must_use]
     pub fn find(&self, digest: &Digest) -> Option<Location> {
         self.locations(digest).next()
     }
 
-    /// Finds every place of a chunk, newest segment first.
+    /// Finds every place of a chunk, newest segment first, those in packs that are known to be
+    /// missing or cut short last.
     pub fn locations<'a>(&'a self, digest: &'a Digest) -> impl Iterator<Item = Location> + 'a {
-        let present = |location: &Location| {
-            self.missing.is_empty() || !self.missing.contains(&location.pack.id)
+        let all = || self.segments.iter().rev().filter_map(|segment| segment.find(digest));
+        let lost = || all().filter(|location| self.is_lost(location));
+        let lost = (!self.missing.is_empty()).then(lost).into_iter().flatten();
+        all().filter(|location| !self.is_lost(location)).chain(lost)
+    }
+
+    /// Says whether a chunk is in a pack that is not known to be missing or cut short, and so is
+    /// its base if it has one.
+    #[must_use]
+    pub fn has(&self, digest: &Digest) -> bool {
+        let base_is_there = |base: Digest| {
+            self.missing.is_empty()
+                || self.locations(&base).any(|l| !self.is_lost(&l) && l.record.base.is_none())
         };
-        self.segments.iter().rev().filter_map(|segment| segment.find(digest)).filter(present)
+        self.locations(digest).any(|location| {
+            !self.is_lost(&location) && location.record.base.is_none_or(base_is_there)
+        })
+    }
+
+    fn is_lost(&self, location: &Location) -> bool {
+        !self.missing.is_empty() && self.missing.contains(&location.pack.id)
     }
 
     /// Returns the segments, oldest first.
@@ -168,7 +186,8 @@ impl Snapshot {
         &self.segments
     }
 
-    /// Returns the packs that segments point into and that are known not to be there.
+    /// Returns the packs that segments point into and that are known not to be there, or not to be
+    /// whole.
     #[must_use]
     pub fn missing_packs(&self) -> &HashSet<Digest> {
         &self.missing
@@ -243,7 +262,7 @@ impl Index {
         let bytes = segment::encode(self.store_id, packs, &entries);
         drop(entries);
         let id = Digest::of(&bytes);
-        let _ = backend.put(&key(&id), &[&bytes])?;
+        let _ = backend::put_or_repair(backend, &key(&id), &bytes)?;
         drop(bytes);
         let bytes = backend.read(&key(&id), SEGMENT_BYTES_MAX)?;
         self.add(id, bytes)
@@ -334,6 +353,9 @@ impl SegmentBuilder {
             return Ok(());
         }
         let Self { packs, entries } = std::mem::take(self);
-        index.write_segment(backend, &packs, entries)
+        index.write_segment(backend, &packs, entries)?;
+        // A lost pack that is stored again is not lost any more.
+        index.change(|_, missing| missing.retain(|id| packs.iter().all(|pack| pack.id != *id)));
+        Ok(())
     }
 }

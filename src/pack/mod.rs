@@ -119,12 +119,14 @@ pub struct FinishedPack {
 }
 
 impl FinishedPack {
-    /// Stores the pack; it is durable when this returns.
+    /// Stores the pack; it is durable and whole when this returns, also if a damaged one had its
+    /// name.
     ///
     /// # Errors
     /// The backend's.
     pub fn publish(&self, backend: &dyn Backend) -> Result<Put, backend::Error> {
-        backend.put(&key(self.entry.content, &self.entry.id), &[&self.bytes])
+        let key = key(self.entry.content, &self.entry.id);
+        backend::put_or_repair(backend, &key, &self.bytes)
     }
 }
 

@@ -40,6 +40,14 @@ impl fmt::Display for ChunkFault {
 impl std::error::Error for ChunkFault {}
 
 impl ChunkFault {
+    /// Says whether the index knows no place of the chunk or of its base.
+    fn is_unknown(&self) -> bool {
+        match &self.reason {
+            ChunkReason::Base(fault) => fault.is_unknown(),
+            _ => self.place.is_none(),
+        }
+    }
+
     /// Says whether stored bytes are missing or wrong (and not only could not be read this time).
     #[must_use]
     pub fn is_damage(&self) -> bool {
@@ -246,7 +254,10 @@ impl<'s> ChunkReader<'s> {
     /// The slow way, after the fast one failed: every place in turn, and a precise fault.
     fn read_elsewhere(&self, chunk: &ChunkRef, plain: &mut [u8]) -> Result<(), ChunkFault> {
         let (backend, digest) = (self.store.backend(), &chunk.digest);
-        let bytes = read_anywhere(backend, &self.index, digest, Some(chunk.bytes), Depth::Chunk)?;
+        let read = |index: &Snapshot| {
+            read_anywhere(backend, index, digest, Some(chunk.bytes), Depth::Chunk)
+        };
+        let bytes = read(&self.index).or_else(|fault| read_again(self.store, fault, read))?;
         plain.copy_from_slice(&bytes);
         Ok(())
     }
@@ -387,13 +398,22 @@ pub(super) fn read_chunk(store: &Store, digest: &Digest) -> Result<Vec<u8>, Chun
             return Err(ChunkFault { digest: *digest, place: None, reason });
         }
     };
-    let read = |index| read_anywhere(store.backend(), index, digest, None, Depth::Chunk);
-    match read(&index) {
-        Err(ChunkFault { place: None, .. }) => match store.recover_index() {
-            Some(index) => read(&index),
-            None => Err(unknown(*digest)),
-        },
-        result => result,
+    let read = |index: &Snapshot| read_anywhere(store.backend(), index, digest, None, Depth::Chunk);
+    read(&index).or_else(|fault| read_again(store, fault, read))
+}
+
+/// Reads once more, with an index made anew, if that may help: the index lacks the chunk or its
+/// base, or has been found to be damaged.
+fn read_again<T>(
+    store: &Store,
+    fault: ChunkFault,
+    read: impl Fn(&Snapshot) -> Result<T, ChunkFault>,
+) -> Result<T, ChunkFault> {
+    let index =
+        if fault.is_unknown() { store.recover_index() } else { store.recover_damaged_index() };
+    match index {
+        Some(index) => read(&index),
+        None => Err(fault),
     }
 }
 

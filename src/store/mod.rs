@@ -20,6 +20,7 @@ mod stats;
 mod tree;
 mod verify;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crate::backend::{self, Backend, Key, Put};
@@ -69,6 +70,10 @@ pub struct Store {
     index: OnceLock<Index>,
     opening: Mutex<()>,
     recovered: OnceLock<()>,
+    /// Whether the index was made anew: it may have known of lost packs what the packs do not tell.
+    rebuilt: AtomicBool,
+    /// Whether the index was found to be damaged when a chunk was not where it says.
+    doubted: OnceLock<bool>,
 }
 
 impl Store {
@@ -111,6 +116,8 @@ impl Store {
             index: OnceLock::new(),
             opening: Mutex::new(()),
             recovered: OnceLock::new(),
+            rebuilt: AtomicBool::new(false),
+            doubted: OnceLock::new(),
         }
     }
 
@@ -174,9 +181,19 @@ impl Store {
         Some(index.snapshot())
     }
 
+    /// Makes the index anew if a chunk is not where it says because a segment is damaged: large ones
+    /// are not compared with their checksums when they are opened.
+    fn recover_damaged_index(&self) -> Option<index::Snapshot> {
+        let index = self.index().ok()?;
+        let is_damaged = || index.snapshot().segments().iter().any(|s| s.check().is_err());
+        if *self.doubted.get_or_init(is_damaged) { self.recover_index() } else { None }
+    }
+
     /// Makes the index anew from the packs: written to the store where that is possible, else in
     /// memory.
     fn rebuild_index(&self, index: &Index) -> Result<index::Cover, Error> {
+        let is_new = |log: Log| log.records().is_empty() && log.damaged().is_empty();
+        self.rebuilt.store(!self.log().is_ok_and(is_new), Ordering::Relaxed);
         if self.access == Access::ReadWrite
             && let Ok(cover) = index::rebuild(index, self.backend(), true)
         {

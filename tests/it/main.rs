@@ -1,7 +1,11 @@
 //! The integration tests: one binary, so that it links once.
 
+mod changed_files;
 mod child;
+mod costs;
 mod every_kind;
+mod healing;
+mod lost_index;
 mod support;
 
 /// A file that nobody declares is a test that nobody runs.

@@ -542,7 +542,7 @@ impl PageSink for Output<'_, '_> {
     fn page(&mut self, bytes: Vec<u8>, base: Option<Digest>) -> Result<Digest, Error> {
         let digest = Digest::of(&bytes);
         let index = self.shared.index.snapshot();
-        if index.find(&digest).is_some() || !self.pages_seen.insert(digest) {
+        if index.has(&digest) || !self.pages_seen.insert(digest) {
             return Ok(digest);
         }
         let base = base.filter(|_| self.shared.options.deltas);

@@ -170,8 +170,8 @@ struct Shared<'a> {
     stored: Pool,
     /// Plain bytes of bases, for units while they run.
     bases: Pool,
-    /// Whether chunks of the previous generation need no look-up: false while packs are missing,
-    /// so that what they held is stored again.
+    /// Whether chunks of the previous generation need no look-up: false while packs are or may be
+    /// lost, so that what they held is stored again.
     trust_previous: bool,
     /// A later stage has failed; nothing more needs to be produced.
     aborted: AtomicBool,
@@ -207,6 +207,9 @@ impl Store {
             threads => threads,
         };
         let units = (threads * 2 + 1).min(24);
+        let maybe_lost = !cover.missing.is_empty()
+            || !cover.faults.is_empty()
+            || self.rebuilt.load(Ordering::Relaxed);
         let shared = Shared {
             store: self,
             index,
@@ -216,7 +219,7 @@ impl Store {
             plain: Pool::new(units, UNIT_BYTES),
             stored: Pool::new(units, UNIT_BYTES),
             bases: Pool::new(threads, UNIT_BYTES),
-            trust_previous: cover.missing.is_empty(),
+            trust_previous: !maybe_lost,
             aborted: AtomicBool::new(false),
         };
         let started = UnixNanos::now();

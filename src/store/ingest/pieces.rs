@@ -126,7 +126,7 @@ impl<'a, 's> Pieces<'a, 's> {
         let chunk = ChunkRef { bytes, digest };
         let fate = if self.shared.trust_previous && previous == Some(chunk) {
             Fate::InPlace
-        } else if self.index.find(&digest).is_some() || !self.shared.claims.claim(digest) {
+        } else if self.index.has(&digest) || !self.shared.claims.claim(digest) {
             Fate::Known
         } else {
             Fate::New(self.new.len())

@@ -210,9 +210,10 @@ impl<'s: 'scope, 'scope> Walk<'_, 's, 'scope> {
             return true;
         }
         let index = self.shared.index.snapshot();
-        self.shared.store.chunks(content).all(|chunk| {
-            chunk.is_ok_and(|chunk| chunk.is_hole() || index.find(&chunk.digest).is_some())
-        })
+        self.shared
+            .store
+            .chunks(content)
+            .all(|chunk| chunk.is_ok_and(|chunk| chunk.is_hole() || index.has(&chunk.digest)))
     }
 
     /// Puts something small into the batch.

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rayon::ScopeFifo;
 
+use super::direct::{Aligned, Mode};
 use super::{Failure, Shared, read_existing, target_error};
 use crate::digest::Digest;
 use crate::format::manifest::{Content, Entry};
@@ -25,7 +26,7 @@ struct LargeFile {
     entry: Entry,
     file: File,
     existed: bool,
-    writing: Mutex<()>,
+    writing: Mutex<Mode>,
     checksum: OrderedChecksum,
     pending: AtomicUsize,
     written: AtomicU64,
@@ -52,7 +53,7 @@ pub(super) fn restore<'s: 'scope, 'scope>(
         entry,
         file,
         existed,
-        writing: Mutex::new(()),
+        writing: Mutex::new(Mode::new(!existed)),
         checksum: OrderedChecksum::new(),
         pending: AtomicUsize::new(1),
         written: AtomicU64::new(0),
@@ -166,8 +167,8 @@ impl LargeFile {
             return self.fail(Failure::store(fault));
         }
         let written = {
-            let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-            self.write(start, &wanted, &buffer)
+            let mut mode = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+            self.write(&mut mode, &shared.aligned, start, &wanted, &buffer)
         };
         match written {
             Ok(written) => self.written.fetch_add(written, Ordering::Relaxed),
@@ -181,17 +182,24 @@ impl LargeFile {
     }
 
     /// Writes the chunks that were read, adjacent ones together.
-    fn write(&self, start: u64, wanted: &[Wanted], buffer: &[u8]) -> std::io::Result<u64> {
+    fn write(
+        &self,
+        mode: &mut Mode,
+        aligned: &Aligned,
+        start: u64,
+        wanted: &[Wanted],
+        buffer: &[u8],
+    ) -> std::io::Result<u64> {
         let (mut written, mut run) = (0, 0..0);
         for want in wanted {
             if want.at != run.end {
-                self.file.write_all_at(&buffer[run.clone()], start + run.start as u64)?;
+                mode.write(&self.file, &buffer[run.clone()], start + run.start as u64, aligned)?;
                 written += run.len() as u64;
                 run = want.at..want.at;
             }
             run.end = want.at + want.chunk.bytes as usize;
         }
-        self.file.write_all_at(&buffer[run.clone()], start + run.start as u64)?;
+        mode.write(&self.file, &buffer[run.clone()], start + run.start as u64, aligned)?;
         Ok(written + run.len() as u64)
     }
 

@@ -10,6 +10,7 @@
 //! target itself is written to, and only what differs. A path that cannot be restored is removed,
 //! reported, and never filled with zeros; it does not stop the others.
 
+mod direct;
 mod files;
 mod large;
 mod target;
@@ -27,6 +28,7 @@ use crate::format::manifest::{Content, Entry, Node};
 use crate::fstree::{self, Kind, Meta, Policy};
 use crate::index::Snapshot;
 use crate::limits::{MIB, UNIT_BYTES, UNIT_FILES_MAX};
+use direct::Aligned;
 use target::Target;
 
 /// Files from this length on are restored range by range, by several threads.
@@ -92,6 +94,7 @@ struct Shared<'a> {
     progress: &'a Progress,
     index: Snapshot,
     buffers: Pool,
+    aligned: Aligned,
     readers: Mutex<Vec<ChunkReader<'a>>>,
     report: Mutex<RestoreReport>,
 }
@@ -189,6 +192,7 @@ impl Store {
             progress,
             index: self.index()?.snapshot(),
             buffers: Pool::new((threads * 2 + 1).min(24), UNIT_BYTES),
+            aligned: Aligned::default(),
             readers: Mutex::default(),
             report: Mutex::default(),
         };

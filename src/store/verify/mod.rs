@@ -195,6 +195,9 @@ impl Store {
         if references.is_empty() {
             structure::index_segments(self, progress, &mut report)?;
         }
+        if !report.damaged.is_empty() {
+            self.recover_index();
+        }
         // From here on the index is whole: rebuilt from packs if it was not.
         let cover = index::cover(self.index()?, self.backend(), false)?;
         let mut verification = Verification {

@@ -43,8 +43,10 @@ struct Seen {
 }
 
 impl Verification<'_> {
-    /// Reports packs that are not there, and packs without a directory.
+    /// Reports packs that are not there, and packs without a directory. A pack is not missed if all
+    /// its chunks are in others too: they were stored again.
     pub(super) fn packs_present(&mut self, cover: &Cover) {
+        let missed = self.missed_packs();
         let contents: HashMap<_, _> = self
             .index
             .segments()
@@ -53,7 +55,7 @@ impl Verification<'_> {
             .map(|pack| (pack.id, pack.content))
             .collect();
         for id in &cover.missing {
-            if let Some(content) = contents.get(id) {
+            if let (Some(content), true) = (contents.get(id), missed.contains(id)) {
                 let damage = Damage::new(pack::key(*content, id), DamageKind::Pack, "missing");
                 let damage = self.damage(damage);
                 self.bad_packs.insert(*id, damage);
@@ -62,6 +64,26 @@ impl Verification<'_> {
         for fault in &cover.faults {
             self.pack_fault(pack::key(fault.content, &fault.id), fault.id, &fault.source);
         }
+    }
+
+    /// Returns packs that cannot be used and that hold chunks which no other pack has.
+    fn missed_packs(&self) -> HashSet<Digest> {
+        let mut missed = HashSet::new();
+        if self.index.missing_packs().is_empty() {
+            return missed;
+        }
+        for segment in self.index.segments() {
+            for entry in segment.entries().filter_map(Result::ok) {
+                let pack = segment.pack(entry.pack).map(|pack| pack.id);
+                let gone = pack.filter(|id| self.index.missing_packs().contains(id));
+                if let Some(id) = gone
+                    && !self.index.has(&entry.record.digest)
+                {
+                    missed.insert(id);
+                }
+            }
+        }
+        missed
     }
 
     /// Reports a pack whose directory cannot be had.

@@ -1,0 +1,211 @@
+//! The index is a cache: whatever happens to it, nothing is lost, and no pack is written twice.
+
+use strongroom::backend::{Key, MemoryBackend};
+use strongroom::chunker::Params;
+use strongroom::store::{DamageKind, Scope, Store, StoreConfig};
+
+use crate::support::{
+    DEPLOYMENT, Forge, TestBackend, Tree, assert_clean, assert_restores, backup, backup_much_later,
+    cat, change, copy_of, keys, lose, memory_store, noise, object, of_kind, open, temp, text,
+    verify,
+};
+
+/// Makes a store with an index of three segments, one for each of its generations.
+fn three_segments(tree: &Tree) -> MemoryBackend {
+    let (backend, store) = memory_store();
+    for generation in 1..=3 {
+        tree.file(format!("noise-{generation}"), noise(generation, 200_000));
+        for number in 0..20 {
+            tree.file(format!("{generation}/{number}"), text(generation * 100 + number, 3000));
+        }
+        backup(&store, tree.path());
+    }
+    assert_eq!(keys(&backend, "index").len(), 3);
+    backend
+}
+
+/// What is done to the index.
+const DAMAGES: [(&str, fn(&MemoryBackend)); 8] = [
+    ("all segments deleted", |backend| {
+        keys(backend, "index").iter().for_each(|key| lose(backend, key));
+    }),
+    ("the first deleted", |backend| lose(backend, &keys(backend, "index")[0])),
+    ("the last deleted", |backend| lose(backend, &keys(backend, "index")[2])),
+    ("one flipped in its head", |backend| {
+        change(backend, &keys(backend, "index")[0], |bytes| bytes[20] ^= 1);
+    }),
+    ("one flipped in its entries", |backend| {
+        change(backend, &keys(backend, "index")[1], |bytes| {
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 0x80;
+        });
+    }),
+    ("one truncated", |backend| {
+        change(backend, &keys(backend, "index")[1], |bytes| bytes.truncate(bytes.len() / 2));
+    }),
+    ("one empty", |backend| change(backend, &keys(backend, "index")[2], Vec::clear)),
+    ("all replaced by garbage", |backend| {
+        for key in keys(backend, "index") {
+            change(backend, &key, |bytes| *bytes = noise(9, bytes.len()));
+        }
+    }),
+];
+
+/// Runs `operation` on a fresh copy of the store for every damage to its index.
+fn for_every_damage(tree: &Tree, operation: impl Fn(&str, &MemoryBackend, &Store)) {
+    let whole = three_segments(tree);
+    for (what, damage) in DAMAGES {
+        let backend = copy_of(&whole);
+        damage(&backend);
+        operation(what, &backend, &open(backend.clone()));
+        // Afterwards the index is whole, and a later look finds nothing.
+        let again = open(backend.clone());
+        again.index().unwrap();
+        assert_restores(&again, DEPLOYMENT, tree.path());
+    }
+}
+
+#[test]
+fn a_restore_works_whatever_happens_to_the_index() {
+    let dir = temp();
+    let tree = Tree::create(dir.path().join("source"));
+    for_every_damage(&tree, |_, _, store| assert_restores(store, DEPLOYMENT, tree.path()));
+}
+
+#[test]
+fn a_path_is_read_whatever_happens_to_the_index() {
+    let dir = temp();
+    let tree = Tree::create(dir.path().join("source"));
+    for_every_damage(&tree, |what, _, store| {
+        for path in ["noise-1", "noise-2", "noise-3", "2/7"] {
+            let read = cat(store, DEPLOYMENT, path.as_bytes());
+            assert!(read.as_ref() == Ok(&tree.read(path)), "{what}: {path}: {:?}", read.err());
+        }
+    });
+}
+
+#[test]
+fn a_backup_stores_nothing_again_whatever_happens_to_the_index() {
+    let dir = temp();
+    let tree = Tree::create(dir.path().join("source"));
+    for_every_damage(&tree, |what, backend, store| {
+        let packs = keys(backend, "packs");
+        let report = backup(store, tree.path());
+        assert_eq!((report.stats.packs_written, report.stats.chunks_encoded), (0, 0), "{what}");
+        assert_eq!(report.stats.page_packs_written, 0, "{what}");
+        assert_eq!(keys(backend, "packs"), packs, "{what}");
+        assert_restores(store, "orders@g4", tree.path());
+        assert_clean(&open(backend.clone()));
+    });
+}
+
+#[test]
+fn verify_reports_a_damaged_index_touching_nothing_and_is_clean_after_the_next_use() {
+    let dir = temp();
+    let tree = Tree::create(dir.path().join("source"));
+    for_every_damage(&tree, |what, backend, store| {
+        let report = verify(store, Scope::Full);
+        let deleted = what.contains("deleted");
+        assert_eq!(of_kind(&report, DamageKind::Index).is_empty(), deleted, "{what}: {report:?}");
+        assert!(report.damaged.iter().all(|damage| damage.kind == DamageKind::Index), "{report:?}");
+        assert!(report.damaged.iter().all(|damage| damage.affects.is_empty()), "{report:?}");
+        assert_clean(&open(backend.clone()));
+    });
+}
+
+#[test]
+fn a_read_only_store_without_an_index_is_read() {
+    let dir = temp();
+    let tree = Tree::create(dir.path().join("source"));
+    let whole = three_segments(&tree);
+    for (what, damage) in DAMAGES {
+        let copy = copy_of(&whole);
+        damage(&copy);
+        let objects = keys(&copy, "").len();
+        let backend = TestBackend::new(copy.clone());
+        backend.make_read_only();
+        assert_restores(&open(backend.clone()), DEPLOYMENT, tree.path());
+        let report = verify(&open(backend), Scope::Full);
+        assert!(of_kind(&report, DamageKind::Pack).is_empty(), "{what}");
+        assert_eq!(keys(&copy, "").len(), objects, "nothing was written or removed");
+    }
+}
+
+#[test]
+fn an_index_deleted_under_an_open_store_does_not_matter() {
+    let dir = temp();
+    let tree = Tree::create(dir.path().join("source"));
+    let backend = three_segments(&tree);
+    let store = open(backend.clone());
+    store.index().unwrap();
+    keys(&backend, "index").iter().for_each(|key| lose(&backend, key));
+    assert_restores(&store, DEPLOYMENT, tree.path());
+    let report = backup(&store, tree.path());
+    assert_eq!(report.stats.packs_written, 0);
+}
+
+#[test]
+fn packs_that_a_killed_writer_left_without_an_index_are_used() {
+    let dir = temp();
+    let tree = Tree::create(dir.path().join("source"));
+    let bytes = noise(1, 50_000);
+    tree.file("file", &bytes[..10_000]);
+    let (backend, store) = memory_store();
+    Forge { backend: &backend, store: &store }.chunk(&bytes[..10_000]);
+    assert_eq!(keys(&backend, "index").len(), 0);
+    let report = backup(&store, tree.path());
+    assert_eq!((report.stats.chunks_encoded, report.stats.chunks_reused), (0, 1));
+}
+
+#[test]
+fn many_small_backups_keep_the_index_small_and_whole() {
+    let dir = temp();
+    let tree = Tree::create(dir.path().join("source"));
+    let (backend, store) = memory_store();
+    for number in 0..40 {
+        tree.file(format!("{number}"), noise(number, 500));
+        backup(&store, tree.path());
+        let segments = keys(&backend, "index").len();
+        assert!(segments <= strongroom::limits::SEGMENTS_MAX + 1, "{segments} segments");
+    }
+    assert_restores(&open(backend.clone()), DEPLOYMENT, tree.path());
+    let report = backup_much_later(&open(backend.clone()), tree.path());
+    assert_eq!(report.stats.bytes_read, 0);
+    assert_clean(&open(backend));
+}
+
+/// Segments of more than 4 MiB are not compared with their checksum when a store is opened.
+#[test]
+fn a_flipped_bit_anywhere_in_a_large_segment_loses_nothing() {
+    let dir = temp();
+    let tree = Tree::create(dir.path().join("source"));
+    let bytes = noise(1, 24 << 20);
+    tree.file("file", &bytes);
+    let chunking =
+        Params { cdc_min_bytes: 64, cdc_avg_bytes: 256, cdc_max_bytes: 1024, ..Params::default() };
+    let whole = MemoryBackend::new();
+    let config = StoreConfig { chunking };
+    let store = Store::create(std::sync::Arc::new(whole.clone()), config).unwrap();
+    backup(&store, tree.path());
+    let segment = keys(&whole, "index").pop().unwrap();
+    let len = object(&whole, &segment).len();
+    assert!(len > 4 << 20, "{len}");
+
+    let places =
+        [70, len / 3, len / 2 + 1, len / 2 + 34, len / 2 + 37, len / 2 + 44, len - 33, len - 1];
+    for place in places {
+        let backend = copy_of(&whole);
+        change(&backend, &segment, |bytes| bytes[place] ^= 4);
+        let read = cat(&open(backend.clone()), DEPLOYMENT, b"file");
+        assert!(read.as_ref().is_ok_and(|read| *read == bytes), "byte {place}: {:?}", read.err());
+        assert_large_segment_is_reported(&copy_of(&whole), &segment, place);
+    }
+}
+
+#[track_caller]
+fn assert_large_segment_is_reported(backend: &MemoryBackend, segment: &Key, place: usize) {
+    change(backend, segment, |bytes| bytes[place] ^= 4);
+    let report = verify(&open(backend.clone()), Scope::Structure);
+    assert_eq!(of_kind(&report, DamageKind::Index).len(), 1, "byte {place}");
+    assert_eq!(report.damaged.len(), 1, "byte {place}: {:?}", &report.damaged[..2]);
+}
