@@ -46,7 +46,7 @@ pub struct RestoreOptions {
     pub set_id_bits: bool,
     /// Make fifos, sockets and devices.
     pub special_files: bool,
-    /// Threads that read, decode and write; 0 means one per processor.
+    /// Threads that read, decode and write; 0 means two per processor.
     pub threads: usize,
 }
 
@@ -175,7 +175,8 @@ impl Store {
         progress: &Progress,
     ) -> Result<RestoreReport, Error> {
         let threads = match options.threads {
-            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            // Twice the processors: a thread that writes waits for the device.
+            0 => std::thread::available_parallelism().map_or(2, |count| usize::from(count) * 2),
             threads => threads,
         };
         for member in &tree.members {
