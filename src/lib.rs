@@ -5,7 +5,7 @@
 //! | layer | modules | what |
 //! |---|---|---|
 //! | L0 | [`digest`], [`limits`], [`clock`], [`values`] | values |
-//! | L1 | [`chunker`], [`codec`], [`format`], [`backend`], [`fstree`] | pure bytes; `backend` and `fstree` alone do I/O |
+//! | L1 | [`chunker`], [`codec`], [`mod@format`], [`backend`], [`fstree`] | pure bytes; `backend` and `fstree` alone do I/O |
 //! | L2 | [`pack`], [`index`], [`log`], [`lease`] | one mechanism each |
 //! | L3 | [`store`] | what the store can do |
 //! | L5 | `cli` | arguments, progress, text and JSON |

@@ -279,6 +279,15 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// Says whether the object is missing or has an impossible length: damage, where it should be
+    /// there; not a failure of the storage.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        matches!(self, Self::NotFound { .. } | Self::Short { .. } | Self::TooLarge { .. })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -301,14 +310,5 @@ mod tests {
     fn a_key_knows_its_name() {
         assert_eq!(Key::new("log/a/b").unwrap().name(), "b");
         assert_eq!(Key::new("store").unwrap().name(), "store");
-    }
-}
-
-impl Error {
-    /// Says whether the object is missing or has an impossible length: damage, where it should be
-    /// there; not a failure of the storage.
-    #[must_use]
-    pub fn is_damage(&self) -> bool {
-        matches!(self, Self::NotFound { .. } | Self::Short { .. } | Self::TooLarge { .. })
     }
 }

@@ -1,7 +1,7 @@
 //! Chunker: where content is cut. Knows no digests and no storage.
 //!
 //! Two ways, chosen per file and recorded in its entry so that a later generation is cut the same
-//! way: fixed pieces for content that changes in place, and FastCDC for everything else. Part of
+//! way: fixed pieces for content that changes in place, and `FastCDC` for everything else. Part of
 //! the format in the sense of "Chunking" in `store-format.md`: a reader needs none of this, but a
 //! writer that cuts differently stores everything again.
 

@@ -64,7 +64,7 @@ fn is_sparse(probe: &Probe<'_>) -> bool {
     probe.size_bytes >= 1 << 20 && probe.allocated_bytes < probe.size_bytes / 2
 }
 
-/// A PostgreSQL relation file: named by a number (with `_fsm`, `_vm` or a segment number), whole
+/// A `PostgreSQL` relation file: named by a number (with `_fsm`, `_vm` or a segment number), whole
 /// 8 KiB pages, and a page header with a layout version of 4 and sane offsets (bufpage.h).
 fn is_postgres_relation(name: &str, probe: &Probe<'_>) -> bool {
     let digits = name.split(['_', '.']).next().unwrap_or_default();

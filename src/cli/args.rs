@@ -218,6 +218,7 @@ pub struct Verify {
     /// Also read the stored bytes and compare them with their checksums: all of them, or a share
     /// such as 10% or 0.1, chosen anew each time [the default, of everything]
     #[arg(long, value_name = "SHARE", num_args = 0..=1, group = "scope")]
+    #[expect(clippy::option_option, reason = "an option whose value may be left out")]
     pub read: Option<Option<OsString>>,
     /// Also decode every chunk and check its digest
     #[arg(long, group = "scope")]

@@ -1,6 +1,6 @@
 //! Exit codes of the command: part of its interface, shown by `strongroom --help`.
 //!
-//! Owns the numbers and their meaning; which error has which code is [`super::errors`]'s.
+//! Owns the numbers and their meaning; which error has which code is `super::errors`'s.
 
 use std::process::ExitCode;
 

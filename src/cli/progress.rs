@@ -131,15 +131,16 @@ impl Sample {
 
 /// Returns the line that tells what was done until `now`.
 fn line(verb: &str, last: &Sample, now: &Sample, interval: Duration) -> String {
+    use std::fmt::Write as _;
     let rate = now.bytes.saturating_sub(last.bytes) as f64 / interval.as_secs_f64();
     let mut text = format!("strongroom: {verb}: {}", output::bytes(now.bytes));
     let left = now.bytes_total.saturating_sub(now.bytes);
     if now.bytes_total > 0 {
-        text += &format!(" of {}", output::bytes(now.bytes_total.max(now.bytes)));
+        let _ = write!(text, " of {}", output::bytes(now.bytes_total.max(now.bytes)));
     }
-    text += &format!(", {}/s", output::bytes(rate as u64));
+    let _ = write!(text, ", {}/s", output::bytes(rate as u64));
     if left > 0 && rate > 0.0 {
-        text += &format!(", {} left", output::seconds(left as f64 / rate));
+        let _ = write!(text, ", {} left", output::seconds(left as f64 / rate));
     }
     text + &format!(", {}", output::counted(now.items, "item", "items"))
 }

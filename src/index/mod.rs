@@ -3,7 +3,7 @@
 //! A set of immutable sorted segments (`format::segment`), memory-mapped, so that resident memory
 //! does not grow with the store. Segments are a cache: everything in them stands in the packs'
 //! directories too, and [`rebuild`] makes them anew from there. A look-up asks each segment whose
-//! range holds the digest; [`merge`] keeps these few. Does not own: what the chunks mean.
+//! range holds the digest; [`merge()`] keeps these few. Does not own: what the chunks mean.
 //!
 //! I3: a segment is written only for packs that are durable.
 

@@ -38,6 +38,9 @@ pub enum Error {
 }
 
 /// Returns the key of a pack.
+///
+/// # Panics
+/// Never: a digest is a valid name.
 #[must_use]
 pub fn key(content: Content, id: &Digest) -> Key {
     Key::new(format!("{}/{id}", content.folder())).expect("a digest is a valid name")

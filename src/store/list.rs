@@ -205,7 +205,7 @@ impl<'s> LeafRefs<'s> {
 
 /// A list page that cannot be read. Items below it are unknown; the others are not touched.
 #[derive(Debug, thiserror::Error)]
-#[error("list page {digest}{}: {reason}", page_range(.first, .after))]
+#[error("list page {digest}{}: {reason}", page_range(.first, .after.as_deref()))]
 pub struct PageFault {
     /// The page.
     pub digest: Digest,
@@ -229,7 +229,7 @@ impl PageFault {
     }
 }
 
-fn page_range(first: &[u8], after: &Option<Vec<u8>>) -> String {
+fn page_range(first: &[u8], after: Option<&[u8]>) -> String {
     if first.is_empty() && after.is_none() {
         return String::new();
     }

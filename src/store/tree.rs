@@ -212,10 +212,10 @@ fn flush(
 }
 
 fn write_zeros(mut count: u64, out: &mut dyn Write) -> Result<(), std::io::Error> {
-    let zeros = [0; 64 << 10];
+    static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
     while count > 0 {
-        let take = count.min(zeros.len() as u64);
-        out.write_all(&zeros[..take as usize])?;
+        let take = count.min(ZEROS.len() as u64);
+        out.write_all(&ZEROS[..take as usize])?;
         count -= take;
     }
     Ok(())

@@ -47,7 +47,7 @@ pub enum Chunking {
         /// Length of every piece but the last, in bytes.
         chunk_bytes: u32,
     },
-    /// FastCDC (version 2020, normalization level 1, the gear table of the crate `fastcdc` 5).
+    /// `FastCDC` (version 2020, normalization level 1, the gear table of the crate `fastcdc` 5).
     Cdc {
         /// Least length of a chunk but the last, in bytes.
         min_bytes: u32,

@@ -178,6 +178,7 @@ fn fill(
     Ok(())
 }
 
+#[expect(unsafe_code, reason = "a map of a file is the one thing that cannot be had without")]
 fn map(file: &File, bytes: usize) -> io::Result<memmap2::Mmap> {
     // SAFETY: the bytes of a map must not change, and the file must not get shorter, while the
     // map lives. The file is an object with its final name: this module writes and cuts files only

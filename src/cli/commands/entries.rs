@@ -214,7 +214,7 @@ impl Row<'_> {
                 (fields.target, fields.target_bytes) = (Some(text), exact);
             }
             Node::Other(Kind::CharDevice { major, minor } | Kind::BlockDevice { major, minor }) => {
-                fields.device = Some([*major, *minor])
+                fields.device = Some([*major, *minor]);
             }
             Node::File(_) | Node::Other(_) => {}
         }

@@ -55,9 +55,9 @@ pub fn run(args: &List, context: &Context) -> Result<Exit, Failure> {
         row
     });
     if context.json {
-        print_json(rows)?
+        print_json(rows)?;
     } else {
-        print_table(rows)?
+        print_table(rows)?;
     }
     Ok(if whole { Exit::DONE } else { Exit::DAMAGE })
 }

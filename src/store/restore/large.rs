@@ -136,10 +136,10 @@ impl LargeFile {
     }
 
     fn write_zeros(&self, mut start: u64, mut bytes: u64) -> std::io::Result<()> {
-        let zeros = [0; 64 << 10];
+        static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
         while bytes > 0 {
-            let take = bytes.min(zeros.len() as u64);
-            self.file.write_all_at(&zeros[..take as usize], start)?;
+            let take = bytes.min(ZEROS.len() as u64);
+            self.file.write_all_at(&ZEROS[..take as usize], start)?;
             start += take;
             bytes -= take;
         }

@@ -36,6 +36,7 @@ const LARGE_BYTES_MIN: u64 = MIB as u64;
 
 /// How to restore.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "independent choices")]
 pub struct RestoreOptions {
     /// Write into a directory that is not empty: files that exist are compared chunk by chunk and
     /// only what differs is written. Nothing else is removed.

@@ -48,10 +48,9 @@ impl Verification<'_> {
         getrandom::fill(&mut seed)
             .map_err(|source| Error::Random { reason: source.to_string() })?;
         let depth_of = |entry: &PackEntry| match scope {
-            Scope::Structure => Depth::Directory,
             Scope::Full => Depth::Chunks,
             Scope::Read(_) if is_drawn(&entry.id, seed, share) => Depth::Bytes,
-            Scope::Read(_) => Depth::Directory,
+            Scope::Structure | Scope::Read(_) => Depth::Directory,
         };
         let mut plan: Vec<_> = listed.into_iter().map(|entry| (entry, depth_of(&entry))).collect();
         // A share of few packs is at least one of them.
