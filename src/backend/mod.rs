@@ -14,9 +14,11 @@ use std::ops::Deref;
 pub mod conformance;
 mod local;
 mod memory;
+mod throttle;
 
 pub use local::LocalBackend;
 pub use memory::MemoryBackend;
+pub use throttle::ThrottledBackend;
 
 /// Longest key, in bytes.
 pub const KEY_BYTES_MAX: usize = 128;

@@ -54,6 +54,9 @@ pub struct Global {
         hide_env_values = true
     )]
     pub store: Option<OsString>,
+    /// Read from and write to the store at most so many bytes a second, such as 50M
+    #[arg(long, global = true, value_name = "RATE", value_parser = parse_rate)]
+    pub limit_rate: Option<u64>,
     /// Print one JSON object instead of text for people
     #[arg(long, global = true)]
     pub json: bool,
@@ -289,6 +292,23 @@ fn parse_reference(text: &OsStr) -> Result<Reference, Invalid> {
 
 fn parse_deployment(text: &str) -> Result<String, Invalid> {
     parse_label("deployment", text).map_err(|error| Invalid(error.to_string()))
+}
+
+/// Parses a number of bytes with K, M, G or nothing behind it (powers of 1024).
+fn parse_rate(text: &str) -> Result<u64, Invalid> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = match text[digits.len()..].to_ascii_uppercase().as_str() {
+        "" | "B" => Some(0),
+        "K" | "KB" | "KIB" => Some(10),
+        "M" | "MB" | "MIB" => Some(20),
+        "G" | "GB" | "GIB" => Some(30),
+        _ => None,
+    };
+    let number: Option<u64> = digits.parse().ok().filter(|number| (1..=1 << 30).contains(number));
+    match (number, unit) {
+        (Some(number), Some(unit)) => Ok(number << unit),
+        _ => Err(Invalid("a number of bytes a second is needed, such as 50M".to_owned())),
+    }
 }
 
 fn parse_threads(text: &str) -> Result<usize, Invalid> {

@@ -6,13 +6,15 @@ use std::sync::Arc;
 use super::args::Global;
 use super::errors::{self, Failure};
 use super::output::shell_word;
-use crate::backend::{self, LocalBackend};
+use crate::backend::{self, Backend, LocalBackend, ThrottledBackend};
 use crate::store::{self, Store, StoreConfig};
 
 /// The options of every command, made ready.
 #[derive(Debug)]
 pub struct Context {
     store: Option<PathBuf>,
+    /// Bytes a second to and from the store.
+    limit_rate: Option<u64>,
     /// One JSON object instead of text.
     pub json: bool,
     /// No progress and no summary.
@@ -24,9 +26,9 @@ pub struct Context {
 impl Context {
     /// Makes the context; an empty `--store` counts as none.
     pub fn new(global: Global) -> Self {
-        let Global { store, json, quiet, no_progress } = global;
+        let Global { store, limit_rate, json, quiet, no_progress } = global;
         let store = store.filter(|store| !store.is_empty()).map(PathBuf::from);
-        Self { store, json, quiet, progress: !quiet && !no_progress }
+        Self { store, limit_rate, json, quiet, progress: !quiet && !no_progress }
     }
 
     /// Says whether a summary for people is wanted.
@@ -62,7 +64,17 @@ impl Context {
     /// None was named, there is none, or it cannot be opened.
     pub fn open(&self) -> Result<Store, Failure> {
         let path = self.store_path()?;
-        open(path).map_err(|error| Failure::store(self, "open the store", error))
+        open(path, self.limit_rate).map_err(|error| Failure::store(self, "open the store", error))
+    }
+
+    /// Opens the store for a backup.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_to_write(&self) -> Result<Store, Failure> {
+        let store = self.open()?;
+        sweep(self.store_path()?);
+        Ok(store)
     }
 
     /// Creates the store.
@@ -80,15 +92,18 @@ impl Context {
     /// As [`Self::open`] and [`Self::create`].
     pub fn open_or_create(&self) -> Result<(Store, bool), Failure> {
         let path = self.store_path()?;
-        match open(path) {
-            Ok(store) => return Ok((store, false)),
+        match open(path, self.limit_rate) {
+            Ok(store) => {
+                sweep(path);
+                return Ok((store, false));
+            }
             Err(store::Error::NotAStore { .. }) => {}
             Err(error) => return Err(Failure::store(self, "open the store", error)),
         }
         match create(path) {
             Ok(store) => Ok((store, true)),
             // Another process may have been faster.
-            Err(error) => match open(path) {
+            Err(error) => match open(path, self.limit_rate) {
                 Ok(store) => Ok((store, false)),
                 Err(_) => Err(Failure::store(self, "create the store", error)),
             },
@@ -96,19 +111,31 @@ impl Context {
     }
 }
 
-fn open(path: &Path) -> Result<Store, store::Error> {
+fn open(path: &Path, limit_rate: Option<u64>) -> Result<Store, store::Error> {
     let backend = LocalBackend::open(path).map_err(|error| match error {
         backend::Error::Io { source, .. } if errors::is_missing(&source) => {
             store::Error::NotAStore { location: path.display().to_string() }
         }
         other => other.into(),
     })?;
-    Store::open(Arc::new(backend))
+    let backend: Arc<dyn Backend> = Arc::new(backend);
+    Store::open(match limit_rate {
+        Some(rate) => Arc::new(ThrottledBackend::new(backend, rate)),
+        None => backend,
+    })
+}
+
+/// Removes what killed writers left, in a directory that is known to be a store.
+fn sweep(path: &Path) {
+    // What cannot be removed does no harm and is found again by the next backup.
+    if let Ok(backend) = LocalBackend::open(path) {
+        let _ = backend.sweep_tmp();
+    }
 }
 
 fn create(path: &Path) -> Result<Store, store::Error> {
     let backend = LocalBackend::create(path).map_err(|error| match error {
-        backend::Error::NotEmpty { .. } if open(path).is_ok() => {
+        backend::Error::NotEmpty { .. } if open(path, None).is_ok() => {
             store::Error::Exists { location: path.display().to_string() }
         }
         other => other.into(),

@@ -268,7 +268,13 @@ mod tests {
 
     fn context() -> Context {
         let store = Some("/backup/my store".into());
-        Context::new(Global { store, json: false, quiet: false, no_progress: true })
+        Context::new(Global {
+            store,
+            limit_rate: None,
+            json: false,
+            quiet: false,
+            no_progress: true,
+        })
     }
 
     fn io(kind: io::ErrorKind) -> backend::Error {

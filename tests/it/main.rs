@@ -5,6 +5,7 @@ mod child;
 mod costs;
 mod every_kind;
 mod healing;
+mod house;
 mod lost_index;
 mod support;
 

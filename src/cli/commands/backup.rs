@@ -67,7 +67,7 @@ pub fn run(args: &Backup, context: &Context) -> Result<Exit, Failure> {
     let sources = args.sources.iter().map(|word| members::source(word));
     let sources: Vec<_> = sources.collect::<Result<_, _>>()?;
     let (store, created) =
-        if args.init { context.open_or_create()? } else { (context.open()?, false) };
+        if args.init { context.open_or_create()? } else { (context.open_to_write()?, false) };
     let options = IngestOptions {
         algorithm: args.checksum.into(),
         reread: args.reread,
