@@ -219,6 +219,12 @@ impl SegmentView {
         self.entries
     }
 
+    /// Returns the first and the last digest, if there are entries.
+    #[must_use]
+    pub fn range(&self) -> Option<(Digest, Digest)> {
+        (self.entries > 0).then_some((self.first, self.last))
+    }
+
     /// Returns the number of packs in the pack table.
     #[must_use]
     pub fn pack_count(&self) -> usize {

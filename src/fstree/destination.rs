@@ -110,10 +110,19 @@ impl Destination {
     /// # Errors
     /// The system's answer.
     pub fn is_empty(&self) -> Result<bool, Error> {
+        self.is_empty_but(b".")
+    }
+
+    /// Tells whether the root has no entries but perhaps one called `name`.
+    ///
+    /// # Errors
+    /// The system's answer.
+    pub fn is_empty_but(&self, name: &[u8]) -> Result<bool, Error> {
         let failed = |errno| self.system_error("list", b"", errno);
         for entry in Dir::read_from(&self.root).map_err(failed)? {
             let entry = entry.map_err(failed)?;
-            if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
+            let found = entry.file_name().to_bytes();
+            if !matches!(found, b"." | b"..") && found != name {
                 return Ok(false);
             }
         }

@@ -144,7 +144,33 @@ pub struct DamagedSegment {
 #[derive(Clone, Debug)]
 pub struct Snapshot {
     segments: Arc<Vec<Arc<Segment>>>,
+    /// For each first byte of a digest, the segments that may hold it, newest first: merged
+    /// segments have a range of digests each, so that these are few however many there are.
+    by_first_byte: Arc<Vec<Vec<u32>>>,
     missing: Arc<HashSet<Digest>>,
+}
+
+impl Snapshot {
+    fn new(segments: Vec<Arc<Segment>>, missing: HashSet<Digest>) -> Self {
+        let mut by_first_byte = vec![Vec::new(); 256];
+        for (ordinal, segment) in segments.iter().enumerate().rev() {
+            if let Some((first, last)) = segment.view.range() {
+                // A damaged segment may have its range the wrong way round: then it has nothing.
+                let bytes = usize::from(first.0[0])..=usize::from(last.0[0]);
+                for list in by_first_byte.get_mut(bytes).into_iter().flatten() {
+                    list.push(ordinal as u32);
+                }
+            }
+        }
+        let (segments, missing) = (Arc::new(segments), Arc::new(missing));
+        Self { segments, by_first_byte: Arc::new(by_first_byte), missing }
+    }
+
+    /// Returns the segments that may hold `digest`, newest first.
+    fn candidates(&self, digest: &Digest) -> impl Iterator<Item = &Arc<Segment>> {
+        let ordinals = self.by_first_byte[usize::from(digest.0[0])].iter();
+        ordinals.map(|ordinal| &self.segments[*ordinal as usize])
+    }
 }
 
 impl Snapshot {
@@ -157,7 +183,7 @@ impl Snapshot {
     /// Finds every place of a chunk, newest segment first, those in packs that are known to be
     /// missing or cut short last.
     pub fn locations<'a>(&'a self, digest: &'a Digest) -> impl Iterator<Item = Location> + 'a {
-        let all = || self.segments.iter().rev().filter_map(|segment| segment.find(digest));
+        let all = || self.candidates(digest).filter_map(|segment| segment.find(digest));
         let lost = || all().filter(|location| self.is_lost(location));
         let lost = (!self.missing.is_empty()).then(lost).into_iter().flatten();
         all().filter(|location| !self.is_lost(location)).chain(lost)
@@ -230,8 +256,7 @@ impl Index {
                 Err(source) => damaged.push(DamagedSegment { key: key.clone(), source }),
             }
         }
-        let missing = Arc::new(HashSet::new());
-        let current = RwLock::new(Snapshot { segments: Arc::new(segments), missing });
+        let current = RwLock::new(Snapshot::new(segments, HashSet::new()));
         Ok(Self { store_id, current, damaged })
     }
 
@@ -292,7 +317,7 @@ impl Index {
         let mut segments = current.segments.to_vec();
         let mut missing = (*current.missing).clone();
         change(&mut segments, &mut missing);
-        *current = Snapshot { segments: Arc::new(segments), missing: Arc::new(missing) };
+        *current = Snapshot::new(segments, missing);
     }
 }
 

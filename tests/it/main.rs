@@ -3,10 +3,11 @@
 mod changed_files;
 mod child;
 mod costs;
+mod damage;
 mod every_kind;
 mod healing;
-mod house;
 mod lost_index;
+mod restoring;
 mod support;
 
 /// A file that nobody declares is a test that nobody runs.

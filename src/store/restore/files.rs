@@ -60,7 +60,7 @@ pub(super) fn run(shared: &Shared<'_>, files: Vec<(Vec<u8>, Entry)>, mut buffer:
     for mut planned in planned {
         let failure = planned.failure.take().or_else(|| write(shared, &planned, &buffer).err());
         if let Some(failure) = failure {
-            if !shared.target.is_occupied() {
+            if !shared.target.keeps_what_was() {
                 let _ = shared.target.tree().remove_file(&planned.path);
             }
             shared.fail(&planned.path, failure);

@@ -128,7 +128,7 @@ impl LargeFile {
             use rustix::fs::FallocateFlags;
             let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
             let punched = rustix::fs::fallocate(&self.file, flags, start, bytes).is_ok();
-            if let (false, Err(error)) = (punched, self.write_zeros(start, bytes)) {
+            if !punched && let Err(error) = self.write_zeros(start, bytes) {
                 self.fail(Failure::target(error));
             }
         }
@@ -221,7 +221,7 @@ impl LargeFile {
         }
         let failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(failure) = failure {
-            if !self.existed {
+            if !self.existed || !shared.target.keeps_what_was() {
                 let _ = shared.target.tree().remove_file(&self.path);
             }
             return shared.fail(&self.path, failure);

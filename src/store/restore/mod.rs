@@ -15,6 +15,7 @@ mod files;
 mod large;
 mod target;
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
@@ -111,6 +112,12 @@ impl<'a> Shared<'a> {
         self.report(|report| report.failures.push(RestoreFailure { path, reason, damage }));
     }
 
+    /// Returns the paths that failed so far, and whether the store is damaged there.
+    fn failed(&self) -> HashMap<String, bool> {
+        let report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
+        report.failures.iter().map(|failure| (failure.path.clone(), failure.damage)).collect()
+    }
+
     /// Runs `work` with a chunk reader whose buffers are used again.
     fn with_reader<R>(&self, work: impl FnOnce(&mut ChunkReader<'a>) -> R) -> R {
         let pop = || self.readers.lock().unwrap_or_else(PoisonError::into_inner).pop();
@@ -189,7 +196,7 @@ impl Store {
         let OptionsPolicy(policy) = options.into();
         let shared = Shared {
             store: self,
-            target: Target::open(to, options.overwrite)?,
+            target: Target::open(to, options.overwrite, &identity_of(tree, options))?,
             policy,
             progress,
             index: self.index()?.snapshot(),
@@ -221,6 +228,17 @@ impl Store {
     }
 }
 
+/// Returns a name for what is restored and how: the same for the same only.
+fn identity_of(tree: &Tree, options: &RestoreOptions) -> String {
+    let mut hasher = blake3::Hasher::new();
+    for member in &tree.members {
+        hasher.update(&member.id.0).update(member.name.as_bytes()).update(&[0]);
+    }
+    let RestoreOptions { owner, set_id_bits, special_files, .. } = *options;
+    hasher.update(&tree.path).update(&[owner, set_id_bits, special_files].map(u8::from));
+    hasher.finalize().to_hex()[..32].to_owned()
+}
+
 struct OptionsPolicy(Policy);
 
 impl From<&RestoreOptions> for OptionsPolicy {
@@ -242,7 +260,13 @@ struct Later {
 impl Later {
     fn finish(self, shared: &Shared<'_>) {
         let tree = shared.target.tree();
+        let failed = shared.failed();
         for (path, first) in &self.links {
+            if let Some(damage) = failed.get(&*String::from_utf8_lossy(first)) {
+                let reason = "the file that it is a name of could not be restored".to_owned();
+                shared.fail(path, Failure { reason, damage: *damage });
+                continue;
+            }
             let linked = shared.target.clear(path).and_then(|()| tree.make_hard_link(first, path));
             match linked {
                 Ok(()) => shared.report(|report| report.files += 1),
@@ -297,18 +321,38 @@ fn restore_member(
     if tree.path.is_empty() {
         shared.target.adopt(member.name.as_bytes());
     }
+    let mut lost = false;
     for entry in shared.store.entries_below(&member.artifact, &tree.path)? {
         shared.progress.check()?;
         match entry {
             Ok(entry) => {
-                if let Some(path) = place.of(&entry.path) {
+                if let Some(path) = place.of(&entry.path)
+                    && (!lost || survives(shared, member, &path, &entry))
+                {
                     restore_entry(batch, &place, path, entry, later)?;
                 }
             }
-            Err(fault) => lost_entries(shared, member, &fault),
+            Err(fault) => {
+                lost = true;
+                lost_entries(shared, member, &fault);
+            }
         }
     }
     Ok(())
+}
+
+/// After a page was lost: makes the directories whose entries were in it, and says whether an entry
+/// can still be restored, which it cannot if it is a name of a file that was in it.
+fn survives(shared: &Shared<'_>, member: &Member, path: &[u8], entry: &Entry) -> bool {
+    // What fails here fails again with the entry itself.
+    let _ = shared.target.make_parents(path);
+    if let Node::HardLink(first) = &entry.node
+        && let Err(error) = shared.store.content(member, first)
+    {
+        shared.fail(path, Failure::store(error));
+        return false;
+    }
+    true
 }
 
 fn lost_entries(shared: &Shared<'_>, member: &Member, fault: &PageFault) {

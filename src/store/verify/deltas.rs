@@ -30,6 +30,7 @@ impl Deltas {
             for entry in segment.entries().filter_map(Result::ok) {
                 if let (Some(base), Some(pack)) = (entry.record.base, segment.pack(entry.pack))
                     && deltas.known < DELTAS_MAX
+                    && !index.missing_packs().contains(&pack.id)
                     && index.find(&base).is_some()
                 {
                     deltas.known += 1;
