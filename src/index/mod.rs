@@ -337,7 +337,7 @@ fn open_all(backend: &dyn Backend, store_id: StoreId, keys: &[Key]) -> Vec<Opene
         let parts = keys.chunks(keys.len().div_ceil(THREADS));
         let threads: Vec<_> =
             parts.map(|part| scope.spawn(|| part.iter().map(open).collect::<Vec<_>>())).collect();
-        let joined = threads.into_iter().map(|thread| thread.join());
+        let joined = threads.into_iter().map(std::thread::ScopedJoinHandle::join);
         joined.flat_map(|part| part.unwrap_or_else(|p| std::panic::resume_unwind(p))).collect()
     })
 }

@@ -1,5 +1,26 @@
 //! Parts that children of the test process play: to be killed, or to be a second process.
 
+use std::path::Path;
+
+use crate::support::{part_argument, part_name};
+use crate::{kill, writers};
+
 /// Not a test of its own: what a child does that a test has started for a purpose.
 #[test]
-fn plays_its_part() {}
+fn plays_its_part() {
+    let Some(part) = part_name() else { return };
+    let argument = part_argument;
+    match part.as_str() {
+        "writer" => {
+            let deployment = argument(1).into_string().unwrap();
+            writers::play(Path::new(&argument(0)), &deployment, Path::new(&argument(2)));
+        }
+        "killed in backup" => {
+            kill::play_backup(Path::new(&argument(0)), Path::new(&argument(1)), &argument(2));
+        }
+        "killed in restore" => {
+            kill::play_restore(Path::new(&argument(0)), Path::new(&argument(1)), &argument(2));
+        }
+        part => panic!("there is no part {part:?}"),
+    }
+}

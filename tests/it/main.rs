@@ -4,11 +4,22 @@ mod changed_files;
 mod child;
 mod costs;
 mod damage;
+mod every_bit;
 mod every_kind;
+mod format;
+mod full_disk;
 mod healing;
+mod house;
+mod interrupted;
+mod kill;
 mod lost_index;
+mod model;
 mod restoring;
+mod sources;
+mod sparse;
 mod support;
+mod way_back;
+mod writers;
 
 /// A file that nobody declares is a test that nobody runs.
 #[test]

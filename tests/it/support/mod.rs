@@ -12,7 +12,7 @@ mod tree;
 pub use backend::{Counts, TestBackend, When};
 pub use forge::{Forge, dir, entry_of, file, symlink};
 pub use noise::{Random, noise, text};
-pub use process::{Child, Mount, as_nobody, is_root};
+pub use process::{Child, Mount, as_nobody, is_root, part_argument, part_name};
 pub use snapshot::{
     Compare, Snapshot, assert_same_snapshot, assert_same_tree, differences, part, snapshot,
 };

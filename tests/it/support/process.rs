@@ -1,11 +1,11 @@
 //! The test process itself: who it runs as, children of it that play a part, and mounts.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-/// Says which part a child plays; see `child.rs`.
-pub const ROLE: &str = "STRONGROOM_IT_ROLE";
+/// Says which part a child plays; see `child.rs`. With `_0` and so on: its arguments.
+const PART: &str = "STRONGROOM_IT_PART";
 /// Says that a test runs again as a child without privileges.
 const UNPRIVILEGED: &str = "STRONGROOM_IT_UNPRIVILEGED";
 
@@ -42,16 +42,26 @@ pub fn as_nobody(name: &str) -> bool {
     false
 }
 
+/// Returns the part that this process is to play, if it is such a child.
+pub fn part_name() -> Option<String> {
+    std::env::var(PART).ok()
+}
+
+/// Returns an argument of the part.
+pub fn part_argument(number: usize) -> OsString {
+    std::env::var_os(format!("{PART}_{number}")).expect("as many arguments as the part has")
+}
+
 /// A child of the test process that plays a part with these arguments.
 pub struct Child(Command);
 
 impl Child {
-    pub fn new(role: &str, arguments: &[&OsStr]) -> Self {
+    pub fn new(part: &str, arguments: &[&OsStr]) -> Self {
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.args(["--exact", "child::plays_its_part", "--nocapture"]);
-        command.env(ROLE, role).stdin(Stdio::null());
+        command.env(PART, part).stdin(Stdio::null());
         for (number, argument) in arguments.iter().enumerate() {
-            command.env(format!("{ROLE}_{number}"), argument);
+            command.env(format!("{PART}_{number}"), argument);
         }
         Self(command)
     }
