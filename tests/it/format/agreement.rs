@@ -7,7 +7,7 @@ use std::sync::Arc;
 use strongroom::backend::{Backend as _, Key, MemoryBackend, Put};
 use strongroom::digest::Digest;
 use strongroom::format::header::Header;
-use strongroom::format::manifest::{Artifact, Entry, Generation};
+use strongroom::format::manifest::{Artifact, Entry, Generation, Node as LibraryNode};
 use strongroom::format::page::{self, ChunkRef, PageRef};
 use strongroom::format::record::Record;
 use strongroom::format::segment::SegmentView;
@@ -268,4 +268,57 @@ fn both_readers_accept_and_refuse_the_same_pages() {
         }
     }
     assert!(counts.iter().all(|count| *count > 1000), "{counts:?} refused and accepted");
+}
+
+#[test]
+fn both_readers_accept_and_refuse_the_same_names() {
+    let mut names: Vec<String> =
+        (0..=0x24f).filter_map(char::from_u32).map(|c| format!("a{c}b")).collect();
+    names.extend(["", ".a", "-a", "a.", "a-", "größe", "\u{85}"].map(str::to_owned));
+    names.extend([127, 128, 129].map(|len| "n".repeat(len)));
+    let mut artifact = Artifact::decode(&kept("artifact-manifest")).unwrap();
+    let mut refused = Vec::new();
+    for name in names {
+        artifact.member.clone_from(&name);
+        let bytes = artifact.encode();
+        let reads = library_reads_frame(frame::ARTIFACT, &bytes);
+        assert_eq!(reads, own_reader_reads_frame(frame::ARTIFACT, &bytes), "{name:?}");
+        if !reads {
+            refused.push(name);
+        }
+    }
+    for name in ["a/b", "a@b", "a:b", "a=b", "a\u{85}b", "", ".a", "-a"] {
+        assert!(refused.iter().any(|refused| refused == name), "{name:?} is not refused");
+    }
+    // The four characters above, 65 control characters, and what begins or ends wrongly.
+    assert_eq!(refused.len(), 4 + 65 + 5, "{refused:?}");
+}
+
+#[test]
+fn both_readers_accept_and_refuse_the_same_paths() {
+    let entries = page::decode::<Entry>(&kept("page-entry"), 0).unwrap();
+    let long = |len: usize| vec![b'n'; len];
+    let deep = |len: usize| {
+        let mut path = b"n/".repeat((len - 1) / 2);
+        path.resize(len, b'n');
+        path
+    };
+    let good = [&b""[..], b"a", b"a/b", b"...", b"..a", b".a", b"a/.b", b"\xff", b"a b"];
+    let bad = [&b"/"[..], b"/a", b"a/", b"a//b", b".", b"..", b"a/..", b"./a", b"a\0b"];
+    let paths = good.iter().map(|path| (path.to_vec(), true));
+    let paths = paths.chain(bad.iter().map(|path| (path.to_vec(), false)));
+    let lengths =
+        [(long(255), true), (long(256), false), (deep(65_536), true), (deep(65_537), false)];
+    for (path, is_good) in paths.chain(lengths) {
+        let entry = Entry { path: path.clone(), ..entries[0].clone() };
+        let link = Entry { node: LibraryNode::HardLink(path.clone()), ..entries[0].clone() };
+        for entry in [entry, link] {
+            let mut builder = page::PageBuilder::new::<Entry>(0);
+            builder.push(&entry);
+            let bytes = builder.take();
+            let name = path.escape_ascii();
+            assert_eq!(page::decode::<Entry>(&bytes, 0).is_ok(), is_good, "{name}: the library");
+            assert_eq!(decoder::page::decode(&bytes).is_ok(), is_good, "{name}");
+        }
+    }
 }
