@@ -40,6 +40,11 @@ pub const LABEL_BYTES_MAX: usize = 128;
 pub const XATTRS_MAX: usize = 1024;
 /// Largest value of one extended attribute, in bytes (Linux `XATTR_SIZE_MAX`).
 pub const XATTR_VALUE_BYTES_MAX: usize = 64 * KIB;
+/// Largest path, symlink target and attributes of one entry together, in bytes: what leaves room
+/// for any entry in a list page.
+pub const ENTRY_BYTES_MAX: usize = 512 * KIB;
+/// Most extensions of one manifest.
+pub const EXTENSIONS_MAX: usize = 256;
 /// Most members in one generation.
 pub const MEMBERS_MAX: usize = 1 << 16;
 /// Most entries in one index segment (offsets into it stay within 32 bits of entries).

@@ -13,8 +13,8 @@ use super::{Error, frame, le};
 use crate::clock::UnixNanos;
 use crate::digest::{Algorithm, Checksums, Digest};
 use crate::limits::{
-    FILE_BYTES_MAX, INLINE_CHUNKS_MAX, LABEL_BYTES_MAX, MEMBERS_MAX, XATTR_VALUE_BYTES_MAX,
-    XATTRS_MAX,
+    ENTRY_BYTES_MAX, EXTENSIONS_MAX, FILE_BYTES_MAX, INLINE_CHUNKS_MAX, LABEL_BYTES_MAX,
+    MEMBERS_MAX, XATTR_VALUE_BYTES_MAX, XATTRS_MAX,
 };
 use crate::values::{Chunking, Kind, Time, Xattr, check_path};
 
@@ -127,6 +127,15 @@ impl Item for Entry {
             let actual = self.xattrs.len() as u64;
             return Err(field("extended attributes", actual, "at most 1024 of at most 64 KiB"));
         }
+        let target = match &self.node {
+            Node::Other(Kind::Symlink { target }) | Node::HardLink(target) => target.len(),
+            _ => 0,
+        };
+        let attributes = self.xattrs.iter().map(|xattr| xattr.name.len() + xattr.value.len() + 16);
+        let bytes = self.path.len() + target + attributes.sum::<usize>();
+        if bytes > ENTRY_BYTES_MAX {
+            return Err(field("path and attributes", bytes as u64, "at most 512 KiB"));
+        }
         match &self.node {
             Node::File(content) => content.check(),
             Node::HardLink(target) => path(target),
@@ -144,6 +153,9 @@ impl Content {
         let field = |field, actual, allowed| Error::Field { what: ENTRY, field, actual, allowed };
         if self.bytes > FILE_BYTES_MAX {
             return Err(field("file length", self.bytes, "at most 2^60"));
+        }
+        if !self.chunking.is_valid() {
+            return Err(field("chunking", 0, "the bounds of \"Chunking\""));
         }
         let sum = match &self.chunks {
             Chunks::Inline(chunks) => {
@@ -276,6 +288,18 @@ pub fn label_fault(label: &str) -> Option<&'static str> {
     }
 }
 
+fn check_count(
+    what: &'static str,
+    field: &'static str,
+    actual: usize,
+    most: usize,
+) -> Result<(), Error> {
+    if actual <= most {
+        return Ok(());
+    }
+    Err(Error::Field { what, field, actual: actual as u64, allowed: "fewer; see \"Limits\"" })
+}
+
 impl Artifact {
     /// Returns the manifest's frame.
     #[must_use]
@@ -290,6 +314,7 @@ impl Artifact {
     pub fn decode(bytes: &[u8]) -> Result<Self, Error> {
         let artifact: Self = frame::decode(frame::ARTIFACT, bytes)?;
         check_label(frame::ARTIFACT.name, &artifact.member)?;
+        check_count(frame::ARTIFACT.name, "extensions", artifact.extensions.len(), EXTENSIONS_MAX)?;
         artifact.entries.check(frame::ARTIFACT.name)?;
         Ok(artifact)
     }
@@ -310,9 +335,11 @@ impl Generation {
         let what = frame::GENERATION.name;
         let generation: Self = frame::decode(frame::GENERATION, bytes)?;
         check_label(what, &generation.deployment)?;
-        if generation.members.len() > MEMBERS_MAX {
-            let actual = generation.members.len() as u64;
-            return Err(Error::Field { what, field: "members", actual, allowed: "at most 65536" });
+        let members = generation.members.len() + generation.missing.len();
+        check_count(what, "members", members, MEMBERS_MAX)?;
+        check_count(what, "extensions", generation.extensions.len(), EXTENSIONS_MAX)?;
+        for missing in &generation.missing {
+            check_label(what, &missing.name)?;
         }
         let mut names: Vec<_> = generation.members.iter().map(|member| &member.name).collect();
         names.sort_unstable();

@@ -71,6 +71,10 @@ pub enum Event {
 
 const KIND_PROMOTE: u16 = 1;
 
+/// Kinds below this must be known in order to write to the store: they may say that what a writer
+/// would rely on is no longer there. A reader passes over all that it does not know.
+pub const KINDS_OPTIONAL: u16 = 0x4000;
+
 impl Record {
     /// Returns the record's frame.
     ///

@@ -11,7 +11,7 @@ use crate::clock::UnixNanos;
 use crate::digest::Digest;
 use crate::format;
 use crate::format::frame::FRAME_BYTES_MAX;
-use crate::format::record::{CommitNumber, Event, GenerationNumber, Record};
+use crate::format::record::{CommitNumber, Event, GenerationNumber, KINDS_OPTIONAL, Record};
 
 /// Folder of the records.
 pub const FOLDER: &str = "log";
@@ -172,6 +172,15 @@ impl Log {
     #[must_use]
     pub fn damaged(&self) -> &[Damaged] {
         &self.damaged
+    }
+
+    /// Returns a kind of record that a writer has to know and this program does not.
+    #[must_use]
+    pub fn unknown_kind(&self) -> Option<u16> {
+        self.records.iter().find_map(|record| match record.event {
+            Event::Unknown { kind, .. } if kind < KINDS_OPTIONAL => Some(kind),
+            _ => None,
+        })
     }
 
     /// Returns the visible generations, oldest commit first.

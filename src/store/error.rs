@@ -60,6 +60,12 @@ pub enum Error {
         /// The version that it asks for.
         write_version: u32,
     },
+    /// The commit log has records that a writer must know.
+    #[error("the commit log has records of kind {kind}, which this program does not know")]
+    NewerRecords {
+        /// The kind.
+        kind: u16,
+    },
     /// A manifest is damaged.
     #[error("{key}: {source}")]
     Manifest {
@@ -217,7 +223,7 @@ impl Error {
     pub fn needs_newer(&self) -> bool {
         match self {
             Self::Header { source, .. } | Self::Manifest { source, .. } => !source.is_damage(),
-            Self::NeedsNewer { .. } => true,
+            Self::NeedsNewer { .. } | Self::NewerRecords { .. } => true,
             _ => false,
         }
     }

@@ -4,7 +4,9 @@ use super::chunks::{ChunkFault, read_chunk};
 use super::{Error, Store};
 use crate::digest::Digest;
 use crate::format;
+use crate::format::manifest::Entry;
 use crate::format::page::{self, Item, ListRef, PageBuilder, PageRef};
+use crate::values::compare_paths;
 
 /// Where finished pages go.
 pub(super) trait PageSink {
@@ -18,7 +20,7 @@ pub(super) struct ListBuilder<'s, T> {
     /// One open page a level, items first.
     open: Vec<OpenPage>,
     /// Pages of the list that this one replaces.
-    previous: Option<LeafRefs<'s>>,
+    previous: Option<LeafRefs<'s, T>>,
     /// Bytes that the closed pages of items stand for.
     closed_bytes: u64,
     /// If set, pages of items end at multiples of this many bytes of what the list stands for, and
@@ -146,14 +148,14 @@ impl<'s, T: Item> ListBuilder<'s, T> {
 }
 
 /// The pages of items of a list, in order, without reading them.
-struct LeafRefs<'s> {
-    walk: ListIter<'s, PageRef>,
+struct LeafRefs<'s, T> {
+    walk: ListIter<'s, T>,
     /// Bytes before `current`.
     start: u64,
     current: Option<PageRef>,
 }
 
-impl<'s> LeafRefs<'s> {
+impl<'s, T: Item> LeafRefs<'s, T> {
     fn new(store: &'s Store, list: &ListRef) -> Self {
         let mut leaves = Self { walk: ListIter::new(store, list), start: 0, current: None };
         leaves.current = leaves.next_leaf();
@@ -172,14 +174,16 @@ impl<'s> LeafRefs<'s> {
     }
 
     fn advance(&mut self) {
-        self.start += self.current.take().map_or(0, |page| page.bytes);
+        let bytes = self.current.take().map_or(0, |page| page.bytes);
+        self.start = self.start.saturating_add(bytes);
         self.current = self.next_leaf();
     }
 
     /// Returns the page that holds byte `at` of what the list stands for. Offsets must not
     /// decrease.
     fn at_bytes(&mut self, at: u64) -> Option<Digest> {
-        while self.current.as_ref().is_some_and(|page| self.start + page.bytes <= at) {
+        while self.current.as_ref().is_some_and(|page| self.start.saturating_add(page.bytes) <= at)
+        {
             self.advance();
         }
         self.current.as_ref().map(|page| page.digest)
@@ -299,6 +303,7 @@ impl<'s, T: Item> ListIter<'s, T> {
             expect("items", page.items, items.len() as u64)?;
             let sum = items.iter().fold(0u64, |sum, item| sum.saturating_add(item.bytes()));
             expect("bytes", page.bytes, sum)?;
+            self.check_order(page, &items)?;
             self.items = items.into_iter();
         } else {
             let children = page::decode::<PageRef>(&bytes, level).map_err(format)?;
@@ -306,9 +311,32 @@ impl<'s, T: Item> ListIter<'s, T> {
             expect("items", page.items, sum)?;
             let sum = children.iter().fold(0u64, |sum, child| sum.saturating_add(child.bytes));
             expect("bytes", page.bytes, sum)?;
+            self.check_order(page, &children)?;
             self.pending.extend(children.into_iter().rev().map(|child| (level - 1, child)));
         }
         Ok(())
+    }
+
+    /// Checks that the keys of a page of a sorted list ascend, from the one that its parent says to
+    /// before the next page's, and that what is in a page of another stands for some bytes. Behind
+    /// a page that breaks this nothing is followed: pages that repeat could stand for more items
+    /// than anybody can count.
+    fn check_order<I: Item>(&mut self, page: &PageRef, items: &[I]) -> Result<(), PageFault> {
+        let in_order = if T::KIND == Entry::KIND {
+            let next = self.pending.last().map(|(_, next)| next.key.as_slice());
+            let keys = items.iter().map(Item::key).chain(next);
+            let begins = items.first().is_some_and(|first| first.key() == page.key);
+            begins && keys.is_sorted_by(|a, b| compare_paths(a, b).is_lt())
+        } else {
+            items.iter().all(|item| item.bytes() > 0)
+        };
+        if in_order {
+            return Ok(());
+        }
+        let reason = "what it holds is not in order".to_owned();
+        self.pending.clear();
+        Err(self
+            .fail(page, PageReason::Format(format::Error::Payload { what: "list page", reason })))
     }
 
     /// Moves forward to the first item at or after byte `offset` of the content that the list

@@ -207,7 +207,12 @@ impl Store {
         if self.access == Access::ReadOnly {
             return Err(Error::NeedsNewer { write_version: self.header.write_version });
         }
-        Ok(WriterLease::acquire(self.backend())?)
+        let lease = WriterLease::acquire(self.backend())?;
+        // Under the lease, so that nobody removes anything between this look and the backup.
+        match self.log()?.unknown_kind() {
+            Some(kind) => Err(Error::NewerRecords { kind }),
+            None => Ok(lease),
+        }
     }
 
     /// Reads the manifest of a generation.

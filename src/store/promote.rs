@@ -187,10 +187,12 @@ impl Store {
         if artifacts.is_empty() {
             return Ok(BackupReport { generation: None, artifacts, failed, stats });
         }
+        // All reasons together stay far below what a manifest can hold.
+        let reason_bytes = if failed.len() > 1000 { 100 } else { 500 };
         let reason = |faults: &[SourceFault]| {
             faults.first().map_or_else(String::new, |fault| {
                 let mut text = fault.to_string();
-                text.truncate(text.floor_char_boundary(500));
+                text.truncate(text.floor_char_boundary(reason_bytes));
                 text
             })
         };

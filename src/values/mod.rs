@@ -58,6 +58,24 @@ pub enum Chunking {
     },
 }
 
+impl Chunking {
+    /// Says whether the chunkers support it: the bounds are those of [`Params`].
+    #[must_use]
+    pub fn is_valid(self) -> bool {
+        let params = match self {
+            Self::Whole => Params::default(),
+            Self::Fixed { chunk_bytes } => Params { fixed_bytes: chunk_bytes, ..Params::default() },
+            Self::Cdc { min_bytes, avg_bytes, max_bytes } => Params {
+                cdc_min_bytes: min_bytes,
+                cdc_avg_bytes: avg_bytes,
+                cdc_max_bytes: max_bytes,
+                ..Params::default()
+            },
+        };
+        params.are_valid()
+    }
+}
+
 /// A store's chunking parameters, chosen when it is made and kept in its header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, bincode::Encode, bincode::Decode)]
 pub struct Params {

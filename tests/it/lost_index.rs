@@ -24,8 +24,10 @@ fn three_segments(tree: &Tree) -> MemoryBackend {
     backend
 }
 
-/// What is done to the index.
-const DAMAGES: [(&str, fn(&MemoryBackend)); 8] = [
+/// What is done to the index, with a name for it.
+type Damage = (&'static str, fn(&MemoryBackend));
+
+const DAMAGES: [Damage; 8] = [
     ("all segments deleted", |backend| {
         keys(backend, "index").iter().for_each(|key| lose(backend, key));
     }),

@@ -1,14 +1,19 @@
 //! The integration tests: one binary, so that it links once.
 
+#![expect(clippy::pedantic, reason = "tests say things the short way")]
+
+mod bad_input;
 mod changed_files;
 mod child;
 mod costs;
 mod damage;
 mod every_bit;
 mod every_kind;
+mod faults;
 mod format;
 mod full_disk;
 mod healing;
+mod hostile;
 mod house;
 mod interrupted;
 mod kill;

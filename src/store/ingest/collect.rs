@@ -22,7 +22,7 @@ use crate::format::manifest::{Artifact, Chunks, Content, Counts, Entry, Node};
 use crate::format::pack::Content as PackContent;
 use crate::format::page::{ChunkRef, Item as _, ListRef};
 use crate::format::segment::PackEntry;
-use crate::fstree::Kind;
+use crate::fstree::{Kind, compare_paths};
 use crate::limits::{INLINE_CHUNKS_MAX, MIB, PACK_BYTES_TARGET};
 use crate::pack::PackBuilder;
 use crate::store::buffers::Buffer;
@@ -259,6 +259,12 @@ impl<'a, 's> Collector<'a, 's> {
             return Ok(());
         }
         let Some(member) = &mut self.member else { return Ok(()) };
+        let last = member.last_path.replace(entry.path.clone());
+        if last.is_some_and(|last| compare_paths(&last, &entry.path).is_ge()) {
+            // A directory that changed while it was listed may give out a name twice.
+            self.fault(SourceFault::Changed { path: entry.path });
+            return Ok(());
+        }
         member.count(&entry, links);
         member.entries.push(&entry, &mut self.out)
     }
@@ -295,6 +301,8 @@ struct MemberState<'s> {
     /// Chunks of the large file under way.
     large: ChunkList<'s>,
     counts: Counts,
+    /// Path of the last entry: a list of entries is sorted.
+    last_path: Option<Vec<u8>>,
     checksum: ArtifactChecksum,
     faults: Vec<SourceFault>,
     summary: MemberSummary,
@@ -307,6 +315,7 @@ impl<'s> MemberState<'s> {
             entries: ListBuilder::new(shared.store, previous),
             large: ChunkList::default(),
             counts: Counts::default(),
+            last_path: None,
             checksum: ArtifactChecksum::new(shared.options.algorithm),
             faults: Vec::new(),
             summary: MemberSummary::default(),

@@ -9,7 +9,7 @@ mod snapshot;
 mod stores;
 mod tree;
 
-pub use backend::{Counts, TestBackend, When};
+pub use backend::{TestBackend, When};
 pub use forge::{Forge, dir, entry_of, file, symlink};
 pub use noise::{Random, noise, text};
 pub use process::{Child, Mount, as_nobody, is_root, part_argument, part_name};

@@ -150,7 +150,8 @@ pub fn content(store: &Store, path: impl AsRef<[u8]>) -> Content {
 /// Returns the bytes of a file of a generation, read as `cat` does.
 pub fn cat(store: &Store, what: &str, path: &[u8]) -> Result<Vec<u8>, String> {
     let tree = store.tree(&reference(what)).map_err(|error| error.to_string())?;
-    let content = store.content(&tree.members[0], path).map_err(|error| error.to_string())?;
+    let member = tree.members.first().ok_or("no member can be read")?;
+    let content = store.content(member, path).map_err(|error| error.to_string())?;
     let mut bytes = Vec::new();
     store.write_content(&content, &mut bytes).map_err(|error| error.to_string())?;
     Ok(bytes)
