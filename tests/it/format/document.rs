@@ -186,6 +186,8 @@ fn limits_are_those_of_the_code_and_none_is_forgotten() {
         limits::LABEL_BYTES_MAX,
         limits::XATTRS_MAX,
         limits::XATTR_VALUE_BYTES_MAX,
+        limits::ENTRY_BYTES_MAX,
+        limits::EXTENSIONS_MAX,
         limits::MEMBERS_MAX,
         limits::SEGMENT_ENTRIES_MAX,
         limits::FILE_BYTES_MAX,

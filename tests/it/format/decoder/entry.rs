@@ -99,8 +99,25 @@ pub fn list_ref(at: &mut Cursor<'_>) -> Result<ListRef> {
 pub fn chunking(at: &mut Cursor<'_>) -> Result<Chunking> {
     match at.u32()? {
         0 => Ok(Chunking::Whole),
-        1 => Ok(Chunking::Fixed { chunk_bytes: at.u32()? }),
-        2 => Ok(Chunking::Cdc { min_bytes: at.u32()?, avg_bytes: at.u32()?, max_bytes: at.u32()? }),
+        1 => {
+            let chunk_bytes = at.u32()?;
+            let good = (4096..=1 << 20).contains(&chunk_bytes) && chunk_bytes.is_power_of_two();
+            demand(good, "chunking")?;
+            Ok(Chunking::Fixed { chunk_bytes })
+        }
+        2 => {
+            let (min_bytes, avg_bytes, max_bytes) = (at.u32()?, at.u32()?, at.u32()?);
+            let good = (64..=512 << 10).contains(&min_bytes)
+                && (256..=1 << 20).contains(&avg_bytes)
+                && (1024..=1 << 20).contains(&max_bytes)
+                && min_bytes % 2 == 0
+                && avg_bytes.is_power_of_two()
+                && max_bytes % 2 == 0
+                && min_bytes <= avg_bytes
+                && avg_bytes <= max_bytes;
+            demand(good, "chunking")?;
+            Ok(Chunking::Cdc { min_bytes, avg_bytes, max_bytes })
+        }
         other => Err(format!("chunking {other}")),
     }
 }
@@ -175,6 +192,14 @@ pub fn entry(at: &mut Cursor<'_>) -> Result<Entry> {
         .iter()
         .all(|(name, value)| (1..=255).contains(&name.0.len()) && value.0.len() <= 65_536);
     demand(good && entry.xattrs.len() <= 1024, "extended attributes")?;
+    let target = match &entry.node {
+        Node::Symlink { target } => target.0.len(),
+        Node::HardLink(target) => target.0.len(),
+        _ => 0,
+    };
+    let attributes: usize =
+        entry.xattrs.iter().map(|(name, value)| name.0.len() + value.0.len() + 16).sum();
+    demand(entry.path.0.len() + target + attributes <= 512 << 10, "a large entry")?;
     Ok(entry)
 }
 

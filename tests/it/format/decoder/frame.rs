@@ -154,6 +154,7 @@ pub fn artifact(bytes: &[u8]) -> Result<Artifact> {
         })
     })?;
     check_name(&artifact.member)?;
+    demand(artifact.extensions.len() <= 256, "too many extensions")?;
     Ok(artifact)
 }
 
@@ -174,10 +175,12 @@ pub fn generation(bytes: &[u8]) -> Result<Generation> {
     })?;
     check_name(&generation.deployment)?;
     generation.members.iter().try_for_each(|(name, _)| check_name(name))?;
+    generation.missing.iter().try_for_each(|(name, _)| check_name(name))?;
+    demand(generation.extensions.len() <= 256, "too many extensions")?;
     let mut names: Vec<_> = generation.members.iter().map(|(name, _)| name).collect();
     names.sort_unstable();
     demand(names.windows(2).all(|pair| pair[0] != pair[1]), "a member appears twice")?;
-    demand(names.len() <= 65_536, "too many members")?;
+    demand(names.len() + generation.missing.len() <= 65_536, "too many members")?;
     Ok(generation)
 }
 
