@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::support::{part_argument, part_name};
-use crate::{kill, writers};
+use crate::{hostile, kill, writers};
 
 /// Not a test of its own: what a child does that a test has started for a purpose.
 #[test]
@@ -21,6 +21,7 @@ fn plays_its_part() {
         "killed in restore" => {
             kill::play_restore(Path::new(&argument(0)), Path::new(&argument(1)), &argument(2));
         }
+        "bomb" => hostile::play_bomb(),
         part => panic!("there is no part {part:?}"),
     }
 }

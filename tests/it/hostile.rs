@@ -16,8 +16,8 @@ use strongroom::store::{
 use strongroom::values::Chunking;
 
 use crate::support::{
-    DEPLOYMENT, Forge, Tree, backup_much_later, cat, dir, entry_of, fast_temp, file, memory_store,
-    reference, snapshot, symlink, temp, try_backup, verify,
+    Child, DEPLOYMENT, Forge, Tree, backup_much_later, cat, dir, entry_of, fast_temp, file,
+    memory_store, reference, snapshot, symlink, temp, try_backup, verify,
 };
 
 /// A directory with a target inside, and things around it that must stay as they are.
@@ -206,7 +206,7 @@ fn a_file_with_entries_below_it_is_a_file() {
 }
 
 #[test]
-fn entries_out_of_order_or_twice_are_reported_and_the_first_stays() {
+fn entries_out_of_order_or_twice_are_reported() {
     let cases: [&[&str]; 4] =
         [&["", "a", "a"], &["", "b", "a"], &["", "", ""], &["", "a-b", "a/b"]];
     for paths in cases {
@@ -391,8 +391,16 @@ fn bomb(forge: &Forge<'_>, width: usize) -> ListRef {
     ListRef { levels: 16, top: Some(page) }
 }
 
+/// In a process of its own, because what is measured is the process.
 #[test]
 fn a_bomb_of_pages_neither_hangs_nor_fills_the_memory() {
+    let output = Child::new("bomb", &[]).run();
+    assert!(output.status.success(), "{output:?}");
+}
+
+/// A part for `child.rs`.
+pub fn play_bomb() {
+    let before = peak_bytes();
     for width in [2, 50] {
         let (backend, store) = memory_store();
         let forge = Forge { backend: &backend, store: &store };
@@ -400,15 +408,16 @@ fn a_bomb_of_pages_neither_hangs_nor_fills_the_memory() {
         let started = Instant::now();
         let report = verify(&store, Scope::Full);
         assert!(!report.is_clean());
-        assert!(report.damaged.len() < 10_000, "{} damages", report.damaged.len());
+        assert!(report.damaged.len() < 1000, "{} damages", report.damaged.len());
         let (report, names) = restored(&store);
-        assert!(!report.failures.is_empty() && report.failures.len() < 10_000);
-        assert!(names.len() < 10_000);
+        assert!(!report.failures.is_empty() && report.failures.len() < 1000);
+        assert!(names.len() < 1000);
         let source = temp();
         let _ = try_backup(&store, source.path());
         assert!(started.elapsed() < Duration::from_secs(60), "{:?}", started.elapsed());
-        assert!(peak_bytes() < 1 << 30, "{} bytes", peak_bytes());
     }
+    let used = peak_bytes() - before;
+    assert!(used < 200 << 20, "{used} bytes");
 }
 
 /// Returns the most memory that this process has had resident.

@@ -5,6 +5,7 @@
 mod bad_input;
 mod changed_files;
 mod child;
+mod command;
 mod costs;
 mod damage;
 mod every_bit;

@@ -148,10 +148,15 @@ impl Tree {
 
     /// Fills the directory with every kind of entry and every attribute that a backup keeps.
     pub fn fill_with_every_kind(&self, seed: u64) {
+        self.deep(9000, 200);
+        self.fill_with_what_others_can_read(seed);
+    }
+
+    /// The same without paths that are longer than most programs can name.
+    pub fn fill_with_what_others_can_read(&self, seed: u64) {
         self.files_of_all_sizes(seed);
         self.names_that_are_hard_to_sort_and_to_print();
         self.links_and_special_files();
-        self.deep(9000, 200);
         self.attributes_and_times();
         self.modes();
     }
@@ -161,7 +166,7 @@ impl Tree {
         self.file("one byte", b"1");
         self.file("zeros", vec![0; 100_000]);
         for (number, len) in
-            [100, 4095, 16_384, 16_385, 65_536, 300_000, 3 << 20].into_iter().enumerate()
+            [100, 4095, 16_384, 16_385, 65_536, 300_000, 1_500_001, 3 << 20].into_iter().enumerate()
         {
             let seed = seed + number as u64;
             self.file(format!("sizes/noise-{len}"), noise(seed, len));
