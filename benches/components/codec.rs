@@ -48,23 +48,19 @@ fn decode(group: &mut BenchmarkGroup<'_, WallTime>, name: &str, plain: &[u8]) {
 fn delta(group: &mut BenchmarkGroup<'_, WallTime>, base: &[u8]) {
     let mut plain = base.to_vec();
     plain[20_480..24_576].copy_from_slice(&records(4, 4096));
-    let mut stored = Vec::new();
-    {
-        let mut encoder = Encoder::new().expect("memory");
-        group.bench_function("encode delta", |bencher| {
-            bencher.iter(|| {
-                stored.clear();
-                let room = CHUNK_BYTES / 2;
-                encoder.encode_with_base(black_box(&plain), base, Level::FAST, room, &mut stored)
-            });
+    let (room, mut stored) = (CHUNK_BYTES / 2, Vec::new());
+    let mut encoder = Encoder::new().expect("memory");
+    assert!(encoder.encode_with_base(&plain, base, Level::FAST, room, &mut stored));
+    group.bench_function("encode delta", |bencher| {
+        bencher.iter(|| {
+            stored.clear();
+            encoder.encode_with_base(black_box(&plain), base, Level::FAST, room, &mut stored)
         });
-    }
-    assert!(!stored.is_empty(), "the delta fits");
+    });
     let (mut decoder, mut out) = (Decoder::new().expect("memory"), vec![0; plain.len()]);
     group.bench_function("decode delta", |bencher| {
         bencher.iter(|| {
             decoder.decode(Encoding::ZstdWithBase, black_box(&stored), Some(base), &mut out)
         });
     });
-    assert_eq!(out, plain);
 }

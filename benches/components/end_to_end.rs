@@ -49,9 +49,8 @@ pub fn all(criterion: &mut Criterion) {
     group.bench_function("unchanged", |bencher| {
         bencher.iter(|| assert_eq!(backup(&store, &source).bytes_read, 0));
     });
+    let (sources, mut turn) = ([&source, &copy], 0);
     group.bench_function("copied anew", |bencher| {
-        let sources = [&copy, &source];
-        let mut turn = 0;
         bencher.iter(|| {
             turn += 1;
             let stats = backup(&store, sources[turn % 2]);

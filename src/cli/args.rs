@@ -207,7 +207,7 @@ pub struct Restore {
     /// Do not give files their owners [default when not run as root]
     #[arg(long)]
     pub no_owner: bool,
-    /// Threads that read, decode and write [default: one per processor]
+    /// Threads that read, decode and write [default: two per processor]
     #[arg(long, value_name = "N", value_parser = parse_threads)]
     pub threads: Option<usize>,
 }

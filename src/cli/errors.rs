@@ -215,7 +215,7 @@ fn system_hint(context: &Context, error: &Error) -> Option<String> {
         _ => "the target".to_owned(),
     };
     let kept = if target {
-        "run the same command again with --overwrite: what is in place is kept"
+        "run the same command again: what is in place is kept"
     } else {
         "run the same command again: what is stored so far is kept and reused"
     };

@@ -85,7 +85,7 @@ A generation becomes DIR/MEMBER/..., a member DIR/MEMBER, and what lies at a pat
 itself. Everything is checked while it is written. A path that is damaged in the store or that the
 target refuses does not stop the others.
 
-Owners are restored when run as root. After an interruption, run the same command with --overwrite:
+Owners are restored when run as root. After an interruption, run the same command again:
 what is in place already is kept.
 
 Examples:
