@@ -287,6 +287,30 @@ fn two_packs_that_changed_their_names_are_found_by_structure() {
     }
 }
 
+/// Nothing but their bytes tells them apart: neither their lengths nor their own directories.
+#[test]
+fn two_packs_of_one_length_that_changed_their_names_are_found_by_structure() {
+    let dir = temp();
+    let tree = Tree::create(dir.path().join("source"));
+    let (backend, store) = memory_store();
+    for name in ["one", "two"] {
+        tree.file(name, noise(name.as_bytes()[0].into(), 5000));
+        crate::support::backup(&store, tree.path());
+    }
+    let packs = keys(&backend, "packs");
+    let bytes: Vec<_> = packs.iter().map(|key| object(&backend, key)).collect();
+    assert!(bytes.len() == 2 && bytes[0].len() == bytes[1].len());
+    backend.replace(&packs[0], bytes[1].clone());
+    backend.replace(&packs[1], bytes[0].clone());
+    for scope in SCOPES {
+        let report = verify(&open(backend.clone()), scope);
+        assert_eq!(of_kind(&report, DamageKind::Pack).len(), 2, "{scope:?}: {:?}", report.damaged);
+        let paths = ["orders@g1:files/one", "orders@g2:files/one", "orders@g2:files/two"];
+        assert_eq!(touched(&report), strings(&paths));
+    }
+    assert!(restore(&open(backend), DEPLOYMENT, fast_temp().path()).failures.len() == 2);
+}
+
 /// Flips a bit in a page and returns the copy.
 fn damaged_page(sample: &Sample, page: &Digest) -> MemoryBackend {
     let (place, backend) = (sample.find(page), sample.copy());

@@ -230,8 +230,10 @@ impl Tree {
     }
 
     fn modes(&self) {
-        self.file("modes/none", b"nobody reads this");
-        self.mode("modes/none", 0o000);
+        if is_root() {
+            self.file("modes/none", b"nobody else reads this");
+            self.mode("modes/none", 0o000);
+        }
         self.file("modes/sticky", b"");
         self.mode("modes/sticky", 0o1644);
         self.file("modes/set-id", b"#!/bin/sh\n");
