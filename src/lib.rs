@@ -8,6 +8,7 @@
 //! | L1 | [`chunker`], [`codec`], [`mod@format`], [`backend`], [`fstree`] | pure bytes; `backend` and `fstree` alone do I/O |
 //! | L2 | [`pack`], [`index`], [`log`], [`lease`] | one mechanism each |
 //! | L3 | [`store`] | what the store can do |
+//! | L4 | [`run`] | plans, journals and executors: a service's snapshots to and from the store |
 //! | L5 | `cli` | arguments, progress, text and JSON |
 
 #![warn(missing_docs)]
@@ -24,6 +25,7 @@ pub mod lease;
 pub mod limits;
 pub mod log;
 pub mod pack;
+pub mod run;
 pub mod store;
 pub mod values;
 

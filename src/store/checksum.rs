@@ -1,18 +1,22 @@
-//! Whole-content checksums over ranges that are finished out of order.
+//! Whole-content checksums: over ranges of a file that are finished out of order, and over the
+//! entries of an artifact.
 //!
 //! Ranges are hashed in order by whichever thread brings the next one; nobody waits. While every
 //! range so far equals the previous generation's, nothing is hashed at all: if that stays so to the
 //! end, the previous checksum is the content's. At the first difference the equal beginning is read
 //! again, from the page cache as a rule.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::buffers::Buffer;
-use crate::digest::{ChecksumHasher, Checksums};
+use sha2::Digest as _;
+
+use crate::digest::{Algorithm, ChecksumHasher, Checksums, hex};
+use crate::format::manifest::{Entry, Node};
 use crate::limits::MIB;
 
 /// One range of content.
@@ -180,5 +184,73 @@ impl OrderedChecksum {
             None => self.catch_up(bytes)?,
         };
         Ok((hasher.finish(), false))
+    }
+}
+
+/// The checksum of a whole artifact: see "Directory checksum" in `store-format.md`.
+pub(super) struct ArtifactChecksum {
+    algorithm: Algorithm,
+    blake3: Box<blake3::Hasher>,
+    sha256: sha2::Sha256,
+    /// The content's own checksum, if the root is a file.
+    single: Option<[u8; 32]>,
+    /// Checksums of files that later entries are links to.
+    linked: HashMap<Vec<u8>, [u8; 32]>,
+}
+
+impl ArtifactChecksum {
+    pub fn new(algorithm: Algorithm) -> Self {
+        Self {
+            algorithm,
+            blake3: Box::new(blake3::Hasher::new()),
+            sha256: sha2::Sha256::new(),
+            single: None,
+            linked: HashMap::new(),
+        }
+    }
+
+    /// Returns the algorithm.
+    pub fn algorithm(&self) -> Algorithm {
+        self.algorithm
+    }
+
+    fn of(&self, checksums: &Checksums) -> [u8; 32] {
+        match (self.algorithm, checksums.sha256) {
+            (Algorithm::Sha256, Some(sha256)) => sha256,
+            _ => checksums.blake3.0,
+        }
+    }
+
+    /// Adds an entry, in order of path. `linked` says whether later entries may be links to it.
+    pub fn add(&mut self, entry: &Entry, linked: bool) {
+        self.add_with(entry, None, linked);
+    }
+
+    /// Adds an entry whose content was found to have these checksums.
+    pub fn add_with(&mut self, entry: &Entry, found: Option<&Checksums>, linked: bool) {
+        let checksum = match &entry.node {
+            Node::File(content) => self.of(found.unwrap_or(&content.checksums)),
+            Node::HardLink(target) => self.linked.get(target).copied().unwrap_or_default(),
+            Node::Other(_) => return,
+        };
+        if entry.path.is_empty() {
+            self.single = Some(checksum);
+        }
+        if linked && entry.content().is_some() {
+            self.linked.insert(entry.path.clone(), checksum);
+        }
+        let line = [&entry.path[..], &[0], hex(&checksum).as_bytes(), b"\n"].concat();
+        match self.algorithm {
+            Algorithm::Blake3 => drop(self.blake3.update(&line)),
+            Algorithm::Sha256 => self.sha256.update(&line),
+        }
+    }
+
+    /// Returns the checksum.
+    pub fn finish(self) -> [u8; 32] {
+        self.single.unwrap_or_else(|| match self.algorithm {
+            Algorithm::Blake3 => *self.blake3.finalize().as_bytes(),
+            Algorithm::Sha256 => self.sha256.finalize().into(),
+        })
     }
 }

@@ -179,6 +179,26 @@ pub enum Error {
         /// The digest of what was read.
         actual: crate::digest::Digest,
     },
+    /// An artifact reads back as something else than its manifest says.
+    #[error(
+        "artifact {manifest}: {path:?} reads back with another checksum than its manifest says"
+    )]
+    Artifact {
+        /// Its manifest.
+        manifest: crate::digest::Digest,
+        /// The path that differs; empty for the artifact as a whole.
+        path: String,
+    },
+    /// The manifest of an artifact is of another member than the generation says.
+    #[error("artifact {manifest} is of the member {actual:?}, not of {expected:?}")]
+    OtherMember {
+        /// The manifest.
+        manifest: crate::digest::Digest,
+        /// The member that it is wanted for.
+        expected: String,
+        /// The member in it.
+        actual: String,
+    },
     /// A compressed chunk did not decode to what was compressed.
     #[error("the encoder produced bytes that do not decode; nothing of them was stored")]
     Encoder,
@@ -213,7 +233,7 @@ impl Error {
             | Self::Manifest { source, .. } => source.is_damage(),
             Self::Page(fault) => fault.is_damage(),
             Self::Chunk(fault) => fault.is_damage(),
-            Self::ReadBack { .. } => true,
+            Self::ReadBack { .. } | Self::Artifact { .. } => true,
             _ => false,
         }
     }

@@ -210,11 +210,42 @@ impl Store {
                 .collect(),
             extensions: Vec::new(),
         };
-        let (id, bytes) = put_manifest(self, &manifest.encode())?;
-        let mut log = self.log()?;
-        let generation = log.promote(self.backend(), UnixNanos::now(), deployment, id)?;
+        let (generation, bytes) = self.publish(&manifest)?;
         stats.bytes_stored += bytes;
         Ok(BackupReport { generation: Some(generation), artifacts, failed, stats })
+    }
+
+    /// Makes artifacts that were promoted one by one, perhaps by several processes, visible as the
+    /// next generation of `manifest.deployment`. It is durable when this returns.
+    ///
+    /// The caller knows that the artifacts are whole: it holds a lease since they were promoted, or
+    /// has read them back ([`Store::read_back`]).
+    ///
+    /// # Errors
+    /// A name is none, there are no members or too many, an artifact's manifest cannot be read or is
+    /// of another member, or the storage failed; nothing became visible, or all of it did.
+    pub fn commit_generation(&self, manifest: &Generation) -> Result<log::Generation, Error> {
+        super::parse_label("deployment", &manifest.deployment)?;
+        let _lease = self.writer()?;
+        let names = manifest.members.iter().map(|member| member.name.as_str());
+        check_members(names.chain(manifest.missing.iter().map(|missing| missing.name.as_str())))?;
+        for member in &manifest.members {
+            let artifact = self.artifact(&member.artifact)?;
+            if artifact.member != member.name {
+                let (manifest, expected) = (member.artifact, member.name.clone());
+                return Err(Error::OtherMember { manifest, expected, actual: artifact.member });
+            }
+        }
+        Ok(self.publish(manifest)?.0)
+    }
+
+    /// Writes the manifest and the commit record; returns the bytes of the manifest, 0 if it was
+    /// there.
+    fn publish(&self, manifest: &Generation) -> Result<(log::Generation, u64), Error> {
+        let (id, bytes) = put_manifest(self, &manifest.encode())?;
+        let mut log = self.log()?;
+        let now = UnixNanos::now();
+        Ok((log.promote(self.backend(), now, &manifest.deployment, id)?, bytes))
     }
 
     /// Backs up the sources as the next generation of `deployment`: ingest, verify, promote and
@@ -231,7 +262,7 @@ impl Store {
         progress: &Progress,
     ) -> Result<BackupReport, Error> {
         super::parse_label("deployment", deployment)?;
-        check_members(sources)?;
+        check_members(sources.iter().map(|source| source.member.as_str()))?;
         let previous = self.previous_artifacts(deployment, sources)?;
         let staged = self.ingest(sources, &previous, options, progress)?;
         let verified = staged.verify()?;
@@ -269,16 +300,16 @@ impl Store {
     }
 }
 
-fn check_members(sources: &[MemberSource]) -> Result<(), Error> {
+fn check_members<'a>(members: impl Iterator<Item = &'a str>) -> Result<(), Error> {
     let mut seen = std::collections::HashSet::new();
-    for source in sources {
-        super::parse_label("member", &source.member)?;
-        if !seen.insert(&source.member) {
-            return Err(Error::DuplicateMember { member: source.member.clone() });
+    for member in members {
+        super::parse_label("member", member)?;
+        if !seen.insert(member) {
+            return Err(Error::DuplicateMember { member: member.to_owned() });
         }
     }
-    if sources.is_empty() || sources.len() > MEMBERS_MAX {
-        return Err(Error::Members { count: sources.len() });
+    if seen.is_empty() || seen.len() > MEMBERS_MAX {
+        return Err(Error::Members { count: seen.len() });
     }
     Ok(())
 }

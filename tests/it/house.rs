@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module with the others that its code (tests apart) may name by a `crate::` path.
-const LAYERS: [(&str, &[&str]); 16] = [
+const LAYERS: [(&str, &[&str]); 18] = [
     ("digest", &["limits"]),
     ("limits", &[]),
     ("clock", &[]),
@@ -32,12 +32,28 @@ const LAYERS: [(&str, &[&str]); 16] = [
             "fstree", "pack", "index", "log", "lease",
         ],
     ),
-    ("cli", &["store", "digest", "values", "backend", "log", "lease", "fstree", "clock", "limits"]),
+    ("run", L3),
+    (
+        "cli",
+        &[
+            "run", "store", "digest", "values", "backend", "log", "lease", "fstree", "clock",
+            "limits",
+        ],
+    ),
     ("main", &[]),
 ];
 const L0: &[&str] = &["digest", "limits", "clock", "values"];
 const L1: &[&str] =
     &["digest", "limits", "clock", "values", "chunker", "codec", "format", "backend", "fstree"];
+
+const L3: &[&str] = &[
+    "digest", "limits", "clock", "values", "format", "backend", "fstree", "log", "lease", "store",
+];
+
+const L4: &[&str] = &[
+    "digest", "limits", "clock", "values", "format", "backend", "fstree", "log", "lease", "store",
+    "run",
+];
 
 const FILE_LINES_MAX: usize = 600;
 const FN_LINES_MAX: usize = 70;
@@ -249,9 +265,16 @@ fn only_the_local_backend_is_unsafe() {
 }
 
 #[test]
-fn only_backend_fstree_and_cli_touch_file_systems() {
+fn only_what_owns_files_touches_file_systems() {
     /// Their own work.
-    const FREE: [&str; 3] = ["src/backend/local", "src/fstree", "src/cli"];
+    const FREE: [&str; 6] = [
+        "src/backend/local",
+        "src/fstree",
+        "src/cli",
+        "src/run/staging",
+        "src/run/executor",
+        "src/interchange",
+    ];
     /// They read and write files that `fstree` has opened.
     const HANDLES: [&str; 3] = ["src/store/ingest", "src/store/restore", "src/store/checksum.rs"];
     let wrong = wrong_lines(&sources(&["src"]), |source, line| {

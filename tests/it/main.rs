@@ -20,6 +20,7 @@ mod interrupted;
 mod kill;
 mod lost_index;
 mod model;
+mod promoting;
 mod restoring;
 mod sources;
 mod sparse;

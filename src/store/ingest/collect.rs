@@ -1,13 +1,10 @@
 //! The third stage: takes outcomes back into source order and makes of them packs, list pages and
 //! artifacts.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
-
-use crossbeam_channel::{Receiver, Sender};
-use sha2::Digest as _;
 
 use super::packer::Packed;
 use super::pieces::{Coder, Encoded, Fate, Piece, base_of};
@@ -17,7 +14,7 @@ use super::{Error, IngestStats, MemberSummary, Shared, SourceFault};
 use crate::chunker::Chunking;
 use crate::clock::UnixNanos;
 use crate::codec::Level;
-use crate::digest::{Algorithm, Checksums, Digest, hex};
+use crate::digest::Digest;
 use crate::format::manifest::{Artifact, Chunks, Content, Counts, Entry, Node};
 use crate::format::pack::Content as PackContent;
 use crate::format::page::{ChunkRef, Item as _, ListRef};
@@ -26,9 +23,10 @@ use crate::fstree::{Kind, compare_paths};
 use crate::limits::{INLINE_CHUNKS_MAX, MIB, PACK_BYTES_TARGET};
 use crate::pack::PackBuilder;
 use crate::store::buffers::Buffer;
-use crate::store::checksum::OrderedChecksum;
+use crate::store::checksum::{ArtifactChecksum, OrderedChecksum};
 use crate::store::chunks::read_present;
 use crate::store::list::{ListBuilder, PageSink};
+use crossbeam_channel::{Receiver, Sender};
 
 /// What a unit or the walk has to say, in source order.
 pub(super) enum Outcome {
@@ -280,7 +278,7 @@ impl<'a, 's> Collector<'a, 's> {
                 source: opened.path.as_os_str().as_bytes().to_vec(),
                 started: self.started,
                 counts: state.counts,
-                algorithm: state.checksum.algorithm,
+                algorithm: state.checksum.algorithm(),
                 checksum: state.checksum.finish(),
                 entries,
                 extensions: Vec::new(),
@@ -334,7 +332,7 @@ impl<'s> MemberState<'s> {
             Node::Other(Kind::Symlink { .. }) => counts.symlinks += 1,
             Node::Other(_) => counts.specials += 1,
         }
-        self.checksum.add(entry, links);
+        self.checksum.add(entry, links > 1);
     }
 }
 
@@ -400,62 +398,6 @@ impl<'s> ChunkList<'s> {
             Some(list) => Ok(Chunks::List(list.finish(out)?)),
             None => Ok(Chunks::Inline(self.inline)),
         }
-    }
-}
-
-/// The checksum of a whole artifact: see "Directory checksum" in `store-format.md`.
-struct ArtifactChecksum {
-    algorithm: Algorithm,
-    blake3: Box<blake3::Hasher>,
-    sha256: sha2::Sha256,
-    /// The content's own checksum, if the root is a file.
-    single: Option<[u8; 32]>,
-    /// Checksums of files that later entries are links to.
-    linked: HashMap<Vec<u8>, [u8; 32]>,
-}
-
-impl ArtifactChecksum {
-    fn new(algorithm: Algorithm) -> Self {
-        Self {
-            algorithm,
-            blake3: Box::new(blake3::Hasher::new()),
-            sha256: sha2::Sha256::new(),
-            single: None,
-            linked: HashMap::new(),
-        }
-    }
-
-    fn of(&self, checksums: &Checksums) -> [u8; 32] {
-        match (self.algorithm, checksums.sha256) {
-            (Algorithm::Sha256, Some(sha256)) => sha256,
-            _ => checksums.blake3.0,
-        }
-    }
-
-    fn add(&mut self, entry: &Entry, links: u64) {
-        let checksum = match &entry.node {
-            Node::File(content) => self.of(&content.checksums),
-            Node::HardLink(target) => self.linked.get(target).copied().unwrap_or_default(),
-            Node::Other(_) => return,
-        };
-        if entry.path.is_empty() {
-            self.single = Some(checksum);
-        }
-        if links > 1 && entry.content().is_some() {
-            self.linked.insert(entry.path.clone(), checksum);
-        }
-        let line = [&entry.path[..], &[0], hex(&checksum).as_bytes(), b"\n"].concat();
-        match self.algorithm {
-            Algorithm::Blake3 => drop(self.blake3.update(&line)),
-            Algorithm::Sha256 => self.sha256.update(&line),
-        }
-    }
-
-    fn finish(self) -> [u8; 32] {
-        self.single.unwrap_or_else(|| match self.algorithm {
-            Algorithm::Blake3 => *self.blake3.finalize().as_bytes(),
-            Algorithm::Sha256 => self.sha256.finalize().into(),
-        })
     }
 }
 

@@ -1,0 +1,14 @@
+//! Run: making a service's snapshots durable, and bringing them back into the service.
+//!
+//! ```text
+//! config → inventory → plan → preflight → stop → create → start → download → verify → finalize
+//! generation → restore plan → upload → stop → load → start → check
+//! ```
+//!
+//! A run follows a plan through an [`Executor`](executor::Executor) and keeps a journal in the
+//! store, so that any step may be killed and the run resumed. The store knows nothing of runs; what
+//! a run knows of a deployment is kept in its generation's manifest as [`facts`].
+
+pub mod executor;
+pub mod facts;
+pub mod inventory;

@@ -1,0 +1,71 @@
+//! Artifacts that are promoted one by one, read back, and made visible together.
+
+use strongroom::digest::Algorithm;
+use strongroom::format::manifest::{Generation, Member};
+use strongroom::store::{Error, IngestOptions, Progress};
+
+use crate::support::{DEPLOYMENT, Tree, keys, memory_store, noise, open, source, temp};
+
+fn options(algorithm: Algorithm) -> IngestOptions {
+    IngestOptions { algorithm, ..IngestOptions::default() }
+}
+
+fn manifest(members: Vec<Member>) -> Generation {
+    let now = strongroom::clock::UnixNanos::now();
+    Generation {
+        deployment: DEPLOYMENT.into(),
+        started: now,
+        finished: now,
+        members,
+        missing: vec![],
+        extensions: vec![],
+    }
+}
+
+#[test]
+fn artifacts_promoted_by_several_processes_become_one_generation() {
+    let dir = temp();
+    let (backend, store) = memory_store();
+    let mut members = Vec::new();
+    for (name, algorithm) in [("a", Algorithm::Blake3), ("b", Algorithm::Sha256)] {
+        let tree = Tree::create(dir.path().join(name));
+        tree.fill_with_every_kind(3);
+        tree.file("large", noise(9, 3 << 20));
+        let sources = [source(name, tree.path())];
+        let staged = store.ingest(&sources, &[None], &options(algorithm), &Progress::default());
+        let durable = staged.unwrap().verify().unwrap().promote().unwrap();
+        let artifact = &durable.artifacts[0];
+        let read = store.read_back(&artifact.manifest, &Progress::default()).unwrap();
+        assert_eq!((read.algorithm, read.checksum), (algorithm, artifact.checksum));
+        assert_eq!((read.files, read.bytes), (artifact.counts.files, artifact.counts.bytes));
+        members.push(Member { name: name.into(), artifact: artifact.manifest });
+    }
+    assert_eq!(open(backend.clone()).log().unwrap().generations(), []);
+    let made = open(backend.clone()).commit_generation(&manifest(members.clone())).unwrap();
+    assert_eq!(made.number.0, 1);
+
+    members[1].name = "c".into();
+    let other = store.commit_generation(&manifest(members.clone())).unwrap_err();
+    assert!(matches!(other, Error::OtherMember { .. }), "{other}");
+    members[1].name = "a".into();
+    let twice = store.commit_generation(&manifest(members)).unwrap_err();
+    assert!(matches!(twice, Error::DuplicateMember { .. }), "{twice}");
+    assert!(matches!(store.commit_generation(&manifest(vec![])), Err(Error::Members { .. })));
+    assert_eq!(open(backend).log().unwrap().generations().len(), 1);
+}
+
+#[test]
+fn an_artifact_whose_chunks_are_lost_does_not_read_back() {
+    let dir = temp();
+    let tree = Tree::create(dir.path().join("source"));
+    tree.file("file", noise(1, 100_000));
+    let (backend, store) = memory_store();
+    let sources = [source("a", tree.path())];
+    let staged = store.ingest(&sources, &[None], &options(Algorithm::Blake3), &Progress::default());
+    let durable = staged.unwrap().verify().unwrap().promote().unwrap();
+    for key in keys(&backend, "packs") {
+        let _ = backend.remove_raw(&key);
+    }
+    let error = open(backend).read_back(&durable.artifacts[0].manifest, &Progress::default());
+    assert!(error.unwrap_err().is_damage());
+}
