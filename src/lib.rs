@@ -9,6 +9,7 @@
 //! | L2 | [`pack`], [`index`], [`log`], [`lease`] | one mechanism each |
 //! | L3 | [`store`] | what the store can do |
 //! | L4 | [`run`] | plans, journals and executors: a service's snapshots to and from the store |
+//! | L4 | [`interchange`] | backup directories of other programs, in and out |
 //! | L5 | `cli` | arguments, progress, text and JSON |
 
 #![warn(missing_docs)]
@@ -21,6 +22,7 @@ pub mod digest;
 pub mod format;
 pub mod fstree;
 pub mod index;
+pub mod interchange;
 pub mod lease;
 pub mod limits;
 pub mod log;

@@ -1,0 +1,1 @@
+//! Interchange: backup directories of other programs, taken in and given out.
