@@ -66,6 +66,9 @@ const SAVING_DIVISOR: usize = 32;
 pub struct Encoder<'base> {
     context: CCtx<'base>,
     level: Option<Level>,
+    /// Where a frame is made before its length is known. It is filled with zeros once, and not for
+    /// every chunk anew, as the end of a growing output would have to be.
+    frame: Vec<u8>,
 }
 
 impl<'base> Encoder<'base> {
@@ -75,7 +78,7 @@ impl<'base> Encoder<'base> {
     /// [`Error::NoMemory`].
     pub fn new() -> Result<Self, Error> {
         let context = CCtx::try_create().ok_or(Error::NoMemory)?;
-        Ok(Self { context, level: None })
+        Ok(Self { context, level: None, frame: Vec::new() })
     }
 
     /// Appends the stored form of `plain` to `out` and returns how it is encoded.
@@ -83,12 +86,10 @@ impl<'base> Encoder<'base> {
     /// Incompressible bytes are stored raw: the compressor is given too little room for a result
     /// that does not save, so it gives up early.
     pub fn encode(&mut self, plain: &[u8], level: Level, out: &mut Vec<u8>) -> Encoding {
-        let start = out.len();
         let room = plain.len() - plain.len() / SAVING_DIVISOR;
         if plain.len() >= 64 && self.compress(plain, level, room - 1, out) {
             return Encoding::Zstd;
         }
-        out.truncate(start);
         out.extend_from_slice(plain);
         Encoding::Raw
     }
@@ -103,24 +104,23 @@ impl<'base> Encoder<'base> {
         stored_bytes_max: usize,
         out: &mut Vec<u8>,
     ) -> bool {
-        let start = out.len();
         self.set_level(level);
         let fits = self.context.ref_prefix(base).is_ok()
             && self.compress(plain, level, stored_bytes_max, out);
         if !fits {
             // The prefix holds for one frame; a refused frame must not leave it behind.
             let _ = self.context.reset(ResetDirective::SessionOnly);
-            out.truncate(start);
         }
         fits
     }
 
     fn compress(&mut self, plain: &[u8], level: Level, room: usize, out: &mut Vec<u8>) -> bool {
         self.set_level(level);
-        let start = out.len();
-        out.resize(start + room, 0);
-        if let Ok(written) = self.context.compress2(&mut out[start..], plain) {
-            out.truncate(start + written);
+        if self.frame.len() < room {
+            self.frame.resize(room, 0);
+        }
+        if let Ok(written) = self.context.compress2(&mut self.frame[..room], plain) {
+            out.extend_from_slice(&self.frame[..written]);
             true
         } else {
             let _ = self.context.reset(ResetDirective::SessionOnly);

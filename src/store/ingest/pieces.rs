@@ -266,9 +266,12 @@ impl<'b> Coder<'b> {
         base: Option<&'b [u8]>,
         plain: &[u8],
     ) -> Result<(), Error> {
-        self.check.resize(plain.len(), 0);
-        match self.decoder.decode(encoding, body, base, &mut self.check) {
-            Ok(()) if self.check == plain => Ok(()),
+        if self.check.len() < plain.len() {
+            self.check.resize(plain.len(), 0);
+        }
+        let check = &mut self.check[..plain.len()];
+        match self.decoder.decode(encoding, body, base, check) {
+            Ok(()) if check == plain => Ok(()),
             _ => Err(Error::Encoder),
         }
     }
