@@ -12,3 +12,4 @@
 pub mod executor;
 pub mod facts;
 pub mod inventory;
+pub mod topology;

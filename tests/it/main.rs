@@ -3,6 +3,7 @@
 #![expect(clippy::pedantic, reason = "tests say things the short way")]
 
 mod bad_input;
+mod canic;
 mod changed_files;
 mod child;
 mod command;
