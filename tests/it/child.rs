@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::support::{part_argument, part_name};
-use crate::{hostile, kill, writers};
+use crate::{executors, hostile, kill, writers};
 
 /// Not a test of its own: what a child does that a test has started for a purpose.
 #[test]
@@ -20,6 +20,11 @@ fn plays_its_part() {
         }
         "killed in restore" => {
             kill::play_restore(Path::new(&argument(0)), Path::new(&argument(1)), &argument(2));
+        }
+        "runner of a command" => {
+            let paths = [argument(0), argument(1), argument(2)];
+            let [lock, ready, go] = paths.each_ref().map(Path::new);
+            executors::play_runner(lock, ready, go);
         }
         "bomb" => hostile::play_bomb(),
         part => panic!("there is no part {part:?}"),

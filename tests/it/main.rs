@@ -11,6 +11,7 @@ mod costs;
 mod damage;
 mod every_bit;
 mod every_kind;
+mod executors;
 mod faults;
 mod format;
 mod full_disk;

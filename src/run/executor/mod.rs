@@ -14,6 +14,12 @@ use std::time::Duration;
 use super::facts::Snapshot;
 use super::inventory::Row;
 
+mod dir;
+pub mod process;
+pub mod text;
+
+pub use dir::{DirConfig, DirExecutor};
+
 /// What a service can do. Steps that it cannot do are skipped by the runner, which says so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capabilities {

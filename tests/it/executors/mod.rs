@@ -1,0 +1,30 @@
+//! The built-in executors, with real programs as the services that they drive.
+
+use std::time::Duration;
+
+use strongroom::run::inventory::Row;
+
+mod dir;
+mod process;
+
+pub use process::play_runner;
+
+/// Longer than any test takes.
+const LONG: Duration = Duration::from_secs(600);
+
+/// A member with nothing but its identity.
+fn member(id: &str) -> Row {
+    Row { id: id.into(), ..Row::default() }
+}
+
+/// Waits until something holds; it fails only when it never does.
+#[track_caller]
+fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
+    for _ in 0..6000 {
+        if holds() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    panic!("waited for a minute in vain: {what}");
+}
