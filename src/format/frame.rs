@@ -44,6 +44,8 @@ pub const ARTIFACT: Kind = Kind { name: "artifact manifest", tag: *b"ARTI", vers
 pub const GENERATION: Kind = Kind { name: "generation manifest", tag: *b"GENE", version: 1 };
 /// A record of the commit log.
 pub const COMMIT: Kind = Kind { name: "commit record", tag: *b"COMM", version: 1 };
+/// A record of a run's journal.
+pub const JOURNAL: Kind = Kind { name: "journal record", tag: *b"JRNL", version: 1 };
 
 /// Returns the frame of `value`.
 ///

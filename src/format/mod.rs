@@ -6,6 +6,7 @@
 
 pub mod frame;
 pub mod header;
+pub mod journal;
 pub mod manifest;
 pub mod pack;
 pub mod page;

@@ -1,0 +1,345 @@
+//! Journal: the records of a run, in the store. Appending a record is a put-if-absent of the next
+//! number; it is durable when [`Journal::append`] returns, and it is never changed.
+//!
+//! A bad last record is a torn tail: it is set aside (moved to a name of its own) and the run goes
+//! on from the record before. A bad or missing record with another behind it is damage: the journal
+//! is refused, and what is durable is found in the commit log.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::backend::{self, Backend, Key, Put};
+use crate::clock::UnixNanos;
+use crate::digest::Digest;
+use crate::format::frame::FRAME_BYTES_MAX;
+use crate::format::journal::{JournalRecord, is_run_name};
+use crate::format::{self};
+
+/// Folder of the journals.
+pub const FOLDER: &str = "runs";
+
+/// What can go wrong with a journal.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The storage failed.
+    #[error(transparent)]
+    Backend(#[from] backend::Error),
+    /// The name is none of a run.
+    #[error("{name:?} is not the name of a run")]
+    BadName {
+        /// The name.
+        name: String,
+    },
+    /// There is no such run.
+    #[error("no run {name} in this store")]
+    Unknown {
+        /// The run.
+        name: String,
+    },
+    /// A record in the middle is missing or damaged.
+    #[error("journal of {run}: record {number} {reason}, and there are records after it")]
+    Hole {
+        /// The run.
+        run: String,
+        /// The record.
+        number: u64,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A record was written by a newer version.
+    #[error("journal of {run}: record {number} needs a newer program: {source}")]
+    Newer {
+        /// The run.
+        run: String,
+        /// The record.
+        number: u64,
+        /// What is new.
+        source: format::Error,
+    },
+    /// An event is not one that this version knows.
+    #[error("journal of {run}: record {number} cannot be read: {reason}")]
+    Event {
+        /// The run.
+        run: String,
+        /// The record.
+        number: u64,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Another process appended to the same journal.
+    #[error("journal of {run}: another process wrote record {number}")]
+    Taken {
+        /// The run.
+        run: String,
+        /// The record.
+        number: u64,
+    },
+}
+
+/// A record that has been read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recorded<E> {
+    /// Its number.
+    pub number: u64,
+    /// When it was written.
+    pub time: UnixNanos,
+    /// What happened.
+    pub event: E,
+}
+
+/// The journal of one run, ready to be appended to.
+#[derive(Debug)]
+pub struct Journal {
+    run: String,
+    next: u64,
+    last: Digest,
+}
+
+fn key(run: &str, number: u64) -> Result<Key, Error> {
+    let bad = |_| Error::BadName { name: run.to_owned() };
+    Key::new(format!("{FOLDER}/{run}/{number:020}")).map_err(bad)
+}
+
+/// Returns the names of all runs, oldest first as their names sort.
+///
+/// # Errors
+/// The storage cannot be listed.
+pub fn runs(backend: &dyn Backend) -> Result<Vec<String>, Error> {
+    let mut names: Vec<String> = Vec::new();
+    backend.list(FOLDER, &mut |key, _| {
+        let name = key.as_str().split('/').nth(1).unwrap_or_default();
+        if is_run_name(name) && names.last().is_none_or(|last| last != name) {
+            names.push(name.to_owned());
+        }
+    })?;
+    names.sort_unstable();
+    names.dedup();
+    Ok(names)
+}
+
+impl Journal {
+    /// Begins the journal of a new run.
+    ///
+    /// # Errors
+    /// The name is none, or is taken.
+    pub fn create(backend: &dyn Backend, run: &str) -> Result<Self, Error> {
+        if !is_run_name(run) {
+            return Err(Error::BadName { name: run.to_owned() });
+        }
+        match backend.len(&key(run, 1)?) {
+            Err(backend::Error::NotFound { .. }) => {
+                Ok(Self { run: run.to_owned(), next: 1, last: Digest::ZERO })
+            }
+            Ok(_) => Err(Error::Taken { run: run.to_owned(), number: 1 }),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Reads the journal of a run. A torn tail is left out and, if `repair`, set aside.
+    ///
+    /// # Errors
+    /// There is no such run, a record in the middle is missing or damaged, or an event is unknown.
+    pub fn open<E: DeserializeOwned>(
+        backend: &dyn Backend,
+        run: &str,
+        repair: bool,
+    ) -> Result<(Self, Vec<Recorded<E>>), Error> {
+        if !is_run_name(run) {
+            return Err(Error::BadName { name: run.to_owned() });
+        }
+        let mut numbers = Vec::new();
+        backend.list(&format!("{FOLDER}/{run}"), &mut |key, _| {
+            if let (20, Ok(number)) = (key.name().len(), key.name().parse::<u64>()) {
+                numbers.push(number);
+            }
+        })?;
+        let Some(last) = numbers.iter().copied().max() else {
+            return Err(Error::Unknown { name: run.to_owned() });
+        };
+        let mut journal = Self { run: run.to_owned(), next: 1, last: Digest::ZERO };
+        let mut records = Vec::with_capacity(numbers.len());
+        for number in 1..=last {
+            match journal.take(backend, number)? {
+                Ok(record) => records.push(record),
+                Err(_) if number == last && number > 1 => {
+                    if repair {
+                        journal.set_aside(backend, number)?;
+                    }
+                }
+                Err(reason) => return Err(Error::Hole { run: run.to_owned(), number, reason }),
+            }
+        }
+        Ok((journal, records))
+    }
+
+    /// Reads one record, which follows those before it; what is wrong with its bytes is the inner
+    /// error.
+    fn take<E: DeserializeOwned>(
+        &mut self,
+        backend: &dyn Backend,
+        number: u64,
+    ) -> Result<Result<Recorded<E>, String>, Error> {
+        let bytes = match backend.read(&key(&self.run, number)?, FRAME_BYTES_MAX as u64) {
+            Ok(bytes) => bytes,
+            Err(backend::Error::NotFound { .. }) => return Ok(Err("is missing".into())),
+            Err(error) if error.is_damage() => return Ok(Err(error.to_string())),
+            Err(error) => return Err(error.into()),
+        };
+        let record = match JournalRecord::decode(&bytes) {
+            Ok(record) => record,
+            Err(source) if !source.is_damage() => {
+                return Err(Error::Newer { run: self.run.clone(), number, source });
+            }
+            Err(source) => return Ok(Err(format!("is damaged ({source})"))),
+        };
+        if record.run != self.run || record.number != number {
+            let place = format!("is record {} of {}", record.number, record.run);
+            return Ok(Err(place));
+        }
+        if record.previous != self.last {
+            return Ok(Err("continues another record than the one before it".into()));
+        }
+        let event = serde_json::from_slice(&record.event).map_err(|error| Error::Event {
+            run: self.run.clone(),
+            number,
+            reason: error.to_string(),
+        })?;
+        self.next = number + 1;
+        self.last = Digest::of(&bytes);
+        Ok(Ok(Recorded { number, time: record.time, event }))
+    }
+
+    /// Moves a bad last record out of the way, so that its number can be written; its bytes stay.
+    fn set_aside(&self, backend: &dyn Backend, number: u64) -> Result<(), Error> {
+        let from = key(&self.run, number)?;
+        let bytes = match backend.read(&from, FRAME_BYTES_MAX as u64) {
+            Ok(bytes) => bytes.to_vec(),
+            Err(_) => Vec::new(),
+        };
+        let name = format!("{FOLDER}/{}/torn-{number}-{}", self.run, Digest::of(&bytes).short());
+        let aside = Key::new(name).map_err(|_| Error::BadName { name: self.run.clone() })?;
+        let _ = backend.put(&aside, &[&bytes])?;
+        Ok(backend.delete(&from)?)
+    }
+
+    /// Appends a record; it is durable when this returns.
+    ///
+    /// # Errors
+    /// The storage failed, or another process wrote the record.
+    ///
+    /// # Panics
+    /// If the event is no JSON: a bug of the run layer.
+    pub fn append<E: Serialize>(
+        &mut self,
+        backend: &dyn Backend,
+        event: &E,
+    ) -> Result<UnixNanos, Error> {
+        let record = JournalRecord {
+            run: self.run.clone(),
+            number: self.next,
+            previous: self.last,
+            time: UnixNanos::now(),
+            event: serde_json::to_vec(event).expect("events are JSON"),
+        };
+        let bytes = record.encode();
+        let key = key(&self.run, self.next)?;
+        if backend.put(&key, &[&bytes])? == Put::Existed {
+            // A put whose answer was lost: the object is ours if it has our bytes.
+            let found = backend.read(&key, FRAME_BYTES_MAX as u64)?;
+            if found[..] != bytes[..] {
+                return Err(Error::Taken { run: self.run.clone(), number: self.next });
+            }
+        }
+        self.next += 1;
+        self.last = Digest::of(&bytes);
+        Ok(record.time)
+    }
+
+    /// Returns the run's name.
+    #[must_use]
+    pub fn run(&self) -> &str {
+        &self.run
+    }
+
+    /// Returns how many records it has.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.next - 1
+    }
+
+    /// Says whether nothing was recorded yet.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.next == 1
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::MemoryBackend;
+
+    fn three() -> MemoryBackend {
+        let backend = MemoryBackend::new();
+        let mut journal = Journal::create(&backend, "run-1").unwrap();
+        for event in ["a", "b", "c"] {
+            journal.append(&backend, &event).unwrap();
+        }
+        backend
+    }
+
+    fn events(backend: &MemoryBackend, repair: bool) -> Result<(Journal, Vec<String>), Error> {
+        let (journal, records) = Journal::open::<String>(backend, "run-1", repair)?;
+        Ok((journal, records.into_iter().map(|record| record.event).collect()))
+    }
+
+    #[test]
+    fn records_are_read_in_order_and_appended_to() {
+        let backend = three();
+        let (mut journal, read) = events(&backend, false).unwrap();
+        assert_eq!(read, ["a", "b", "c"]);
+        journal.append(&backend, &"d").unwrap();
+        assert_eq!(events(&backend, false).unwrap().1, ["a", "b", "c", "d"]);
+        assert_eq!(runs(&backend).unwrap(), ["run-1"]);
+        assert!(matches!(Journal::create(&backend, "run-1"), Err(Error::Taken { .. })));
+        assert!(matches!(
+            Journal::open::<String>(&backend, "run-2", false),
+            Err(Error::Unknown { .. })
+        ));
+    }
+
+    #[test]
+    fn a_torn_tail_is_set_aside_and_the_journal_goes_on() {
+        let backend = three();
+        backend.replace(&key("run-1", 3).unwrap(), vec![0; 10]);
+        assert_eq!(events(&backend, false).unwrap().1, ["a", "b"]);
+        let (mut journal, read) = events(&backend, true).unwrap();
+        assert_eq!(read, ["a", "b"]);
+        journal.append(&backend, &"again").unwrap();
+        assert_eq!(events(&backend, false).unwrap().1, ["a", "b", "again"]);
+    }
+
+    #[test]
+    fn a_hole_is_damage() {
+        for damage in [true, false] {
+            let backend = three();
+            let second = key("run-1", 2).unwrap();
+            if damage {
+                backend.replace(&second, vec![0; 10]);
+            } else {
+                assert!(backend.remove_raw(&second).is_some());
+            }
+            let error = events(&backend, true).unwrap_err();
+            assert!(matches!(error, Error::Hole { number: 2, .. }), "{error}");
+        }
+    }
+
+    #[test]
+    fn two_writers_of_one_journal_do_not_mix() {
+        let backend = three();
+        let (mut one, _) = events(&backend, false).unwrap();
+        let (mut two, _) = events(&backend, false).unwrap();
+        one.append(&backend, &"one").unwrap();
+        assert!(matches!(two.append(&backend, &"two"), Err(Error::Taken { number: 4, .. })));
+    }
+}

@@ -1,0 +1,612 @@
+//! Plan: what a backup run does, in order. A plan is data: it is computed from an inventory and a
+//! request, kept in the run's journal, and computed again when the run is resumed; a plan that
+//! differs from what its own request gives was edited and is refused.
+
+use serde::{Deserialize, Serialize};
+
+use super::facts::{Identity, Quiescence, Scope};
+use super::inventory::{self, Inventory, Row};
+use super::topology::topology_hash;
+use crate::digest::{Algorithm, Digest};
+use crate::store::parse_label;
+
+/// The schema that is written, and the only one that is read.
+pub const SCHEMA: &str = "strongroom.plan/1";
+
+/// How much must be known of the rights over the members before anything is done to them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AuthorityNeeded {
+    /// The service has shown them.
+    #[default]
+    Proven,
+    /// The configuration's word is enough.
+    Declared,
+}
+
+/// What is asked for: everything that a plan is computed from beside the inventory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Request {
+    /// The deployment.
+    pub deployment: String,
+    /// The executor's name.
+    pub executor: String,
+    /// The network or environment of the members.
+    pub environment: String,
+    /// Which members.
+    pub scope: Scope,
+    /// The member that is selected, by identity or by a role that only one has.
+    pub selector: Option<String>,
+    /// The root of the deployment; by default the only member without a parent.
+    pub root: Option<String>,
+    /// How the members are quieted.
+    pub quiescence: Quiescence,
+    /// The algorithm of the artifacts' checksums: `blake3` or `sha256`.
+    pub checksum: Checksum,
+    /// How much must be known of the rights over the members.
+    pub authority: AuthorityNeeded,
+    /// Members that may be restored only under their own identity.
+    pub fixed: Vec<String>,
+}
+
+/// Name of a checksum's algorithm.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Checksum {
+    /// BLAKE3-256.
+    #[default]
+    Blake3,
+    /// SHA-256.
+    Sha256,
+}
+
+impl From<Checksum> for Algorithm {
+    fn from(checksum: Checksum) -> Self {
+        match checksum {
+            Checksum::Blake3 => Self::Blake3,
+            Checksum::Sha256 => Self::Sha256,
+        }
+    }
+}
+
+/// A member that the plan takes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Target {
+    /// The member.
+    #[serde(flatten)]
+    pub row: TargetRow,
+    /// Its depth in the whole inventory.
+    pub depth: u32,
+    /// Whether it may be restored under another identity.
+    pub identity: Identity,
+}
+
+/// The member of a target. (A type of its own, because `flatten` and `deny_unknown_fields` exclude
+/// each other in one type.)
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TargetRow {
+    /// Its identity.
+    pub id: String,
+    /// Its role.
+    pub role: Option<String>,
+    /// Its kind.
+    pub kind: Option<String>,
+    /// The member above it.
+    pub parent: Option<String>,
+    /// The hash of its code that is expected.
+    pub module_hash: Option<String>,
+}
+
+/// What an operation does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OperationKind {
+    /// Compares the live topology with the plan's.
+    ValidateTopology,
+    /// Asks for the right to stop and start.
+    ValidateControlAuthority,
+    /// Asks for the right to read snapshots.
+    ValidateSnapshotReadAuthority,
+    /// Accepts how the members are quieted.
+    ValidateQuiescencePolicy,
+    /// Stops a member.
+    Stop,
+    /// Makes a member's snapshot.
+    CreateSnapshot,
+    /// Starts a member.
+    Start,
+    /// Fetches a member's snapshot.
+    DownloadSnapshot,
+    /// Ingests it and reads it back.
+    VerifyArtifact,
+    /// Makes the generation visible.
+    FinalizeManifest,
+}
+
+impl OperationKind {
+    /// Says whether it changes something at the service.
+    #[must_use]
+    pub fn is_mutating(self) -> bool {
+        matches!(self, Self::Stop | Self::CreateSnapshot | Self::Start)
+    }
+
+    /// Returns its phase. An operation may begin when all of earlier phases are done; within a
+    /// phase operations go in order, but for downloads and verifications, of which only those of
+    /// one member do.
+    #[must_use]
+    pub fn phase(self) -> u8 {
+        match self {
+            Self::ValidateTopology
+            | Self::ValidateControlAuthority
+            | Self::ValidateSnapshotReadAuthority
+            | Self::ValidateQuiescencePolicy => 0,
+            Self::Stop => 1,
+            Self::CreateSnapshot => 2,
+            Self::Start => 3,
+            Self::DownloadSnapshot | Self::VerifyArtifact => 4,
+            Self::FinalizeManifest => 5,
+        }
+    }
+
+    /// Returns the word for it in texts and operation names.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::ValidateTopology => "validate-topology",
+            Self::ValidateControlAuthority => "validate-control-authority",
+            Self::ValidateSnapshotReadAuthority => "validate-snapshot-read-authority",
+            Self::ValidateQuiescencePolicy => "validate-quiescence-policy",
+            Self::Stop => "stop",
+            Self::CreateSnapshot => "snapshot",
+            Self::Start => "start",
+            Self::DownloadSnapshot => "download",
+            Self::VerifyArtifact => "verify",
+            Self::FinalizeManifest => "finalize-manifest",
+        }
+    }
+}
+
+/// One step.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Operation {
+    /// Its place, from 0 without gaps.
+    pub sequence: u32,
+    /// Its name, such as `stop-<member>`.
+    pub id: String,
+    /// What it does.
+    pub kind: OperationKind,
+    /// The member that it is done to.
+    pub target: Option<String>,
+}
+
+/// A plan.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Plan {
+    /// [`SCHEMA`].
+    pub schema: String,
+    /// BLAKE3 of the plan's JSON with this field empty.
+    pub id: String,
+    /// What was asked for.
+    pub request: Request,
+    /// All members of the deployment as they were known, breadth first.
+    pub inventory: Vec<Row>,
+    /// Topology hash of the inventory.
+    pub topology_hash: String,
+    /// The root of the deployment.
+    pub root: String,
+    /// The member that was selected.
+    pub selected: Option<String>,
+    /// The members that are backed up.
+    pub targets: Vec<Target>,
+    /// What is done, in order: 5 + 5 for every target.
+    pub operations: Vec<Operation>,
+}
+
+/// Why there is no plan.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The inventory.
+    #[error(transparent)]
+    Inventory(#[from] inventory::Error),
+    /// The name of the deployment.
+    #[error("{0}")]
+    Deployment(String),
+    /// No member has this identity or role.
+    #[error("no member has the identity or role {selector:?}; there are: {}", .known.join(", "))]
+    UnknownSelector {
+        /// What was given.
+        selector: String,
+        /// Identities and roles that exist.
+        known: Vec<String>,
+    },
+    /// Several members have this role.
+    #[error("the role {selector:?} is that of several members: {}", .matches.join(", "))]
+    AmbiguousSelector {
+        /// What was given.
+        selector: String,
+        /// The members.
+        matches: Vec<String>,
+    },
+    /// The scope needs a member.
+    #[error("the scope {scope} needs a member: give its identity or role")]
+    NoSelector {
+        /// The scope.
+        scope: &'static str,
+    },
+    /// The scope takes no member.
+    #[error("the scope {scope} selects no single member, but {selector:?} was given")]
+    NeedlessSelector {
+        /// The scope.
+        scope: &'static str,
+        /// What was given.
+        selector: String,
+    },
+    /// The root is in the scope that must not hold it.
+    #[error(
+        "{root} is the root of the deployment: it is backed up only in the scope maintenance-root"
+    )]
+    RootSelected {
+        /// The root.
+        root: String,
+    },
+    /// It is not clear which member is the root.
+    #[error("several members have no parent ({}): say which one is the root", .members.join(", "))]
+    AmbiguousRoot {
+        /// Members without a parent.
+        members: Vec<String>,
+    },
+    /// Nothing is left.
+    #[error("the scope {scope} leaves no members")]
+    NoTargets {
+        /// The scope.
+        scope: &'static str,
+    },
+    /// The plan was written by a newer version.
+    #[error("the plan has the schema {schema:?}; this program reads {SCHEMA:?}")]
+    Newer {
+        /// Its schema.
+        schema: String,
+    },
+    /// The plan is no plan.
+    #[error("the plan cannot be read: {0}")]
+    Json(#[from] serde_json::Error),
+    /// The plan is not what its own request gives.
+    #[error("the plan was edited: its {part} are not what its request and inventory give")]
+    Edited {
+        /// What differs.
+        part: &'static str,
+    },
+}
+
+impl Scope {
+    /// Returns its name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Member => "member",
+            Self::Subtree => "subtree",
+            Self::NonRootDeployment => "non-root-deployment",
+            Self::MaintenanceRoot => "maintenance-root",
+        }
+    }
+}
+
+impl Plan {
+    /// Computes a plan.
+    ///
+    /// # Errors
+    /// Every [`Error`] but those of reading.
+    pub fn build(request: Request, inventory: &Inventory) -> Result<Self, Error> {
+        parse_label("deployment", &request.deployment)
+            .map_err(|error| Error::Deployment(error.to_string()))?;
+        let root = root_of(&request, inventory)?;
+        let selected = selected_of(&request, inventory, &root)?;
+        let rows: Vec<&Row> = match (request.scope, &selected) {
+            (Scope::Member, Some(id)) => {
+                inventory.get(id).into_iter().map(|(row, _)| row).collect()
+            }
+            (Scope::Subtree, Some(id)) => inventory.subtree(id),
+            (Scope::NonRootDeployment, _) => {
+                inventory.rows().iter().filter(|row| row.id != root).collect()
+            }
+            _ => inventory.rows().iter().collect(),
+        };
+        if rows.is_empty() {
+            return Err(Error::NoTargets { scope: request.scope.name() });
+        }
+        let targets: Vec<Target> =
+            rows.into_iter().map(|row| target(row, inventory, &request)).collect();
+        let mut plan = Self {
+            schema: SCHEMA.to_owned(),
+            id: String::new(),
+            topology_hash: topology_hash(inventory.rows()).hash,
+            inventory: inventory.rows().to_vec(),
+            root,
+            selected,
+            operations: operations(&targets),
+            targets,
+            request,
+        };
+        plan.id = plan.digest().to_hex();
+        Ok(plan)
+    }
+
+    /// Reads a plan and computes it again from its own request and inventory.
+    ///
+    /// # Errors
+    /// It is no plan, of a newer version, or was edited.
+    pub fn parse(json: &[u8]) -> Result<Self, Error> {
+        #[derive(Deserialize)]
+        struct Head {
+            schema: String,
+        }
+        let head: Head = serde_json::from_slice(json)?;
+        if head.schema != SCHEMA {
+            return Err(Error::Newer { schema: head.schema });
+        }
+        let plan: Self = serde_json::from_slice(json)?;
+        plan.check()?;
+        Ok(plan)
+    }
+
+    /// Computes the plan again and compares.
+    ///
+    /// # Errors
+    /// [`Error::Edited`], or what [`Plan::build`] says.
+    pub fn check(&self) -> Result<(), Error> {
+        let inventory = Inventory::new(self.inventory.clone())?;
+        let again = Self::build(self.request.clone(), &inventory)?;
+        let edited = |part| Err(Error::Edited { part });
+        if again.inventory != self.inventory || again.topology_hash != self.topology_hash {
+            return edited("inventory and topology hash");
+        }
+        if again.targets != self.targets
+            || again.root != self.root
+            || again.selected != self.selected
+        {
+            return edited("targets");
+        }
+        if again.operations != self.operations {
+            return edited("operations");
+        }
+        if again.id != self.id { edited("contents and identity") } else { Ok(()) }
+    }
+
+    fn digest(&self) -> Digest {
+        let plain = Self { id: String::new(), ..self.clone() };
+        Digest::of(&serde_json::to_vec(&plain).unwrap_or_default())
+    }
+
+    /// Returns a target.
+    #[must_use]
+    pub fn target(&self, id: &str) -> Option<&Target> {
+        self.targets.iter().find(|target| target.row.id == id)
+    }
+}
+
+impl Target {
+    /// Returns the member as executors know it.
+    #[must_use]
+    pub fn member(&self) -> Row {
+        let TargetRow { id, role, kind, parent, module_hash } = self.row.clone();
+        Row { id, role, kind, parent, module_hash }
+    }
+}
+
+fn target(row: &Row, inventory: &Inventory, request: &Request) -> Target {
+    let Row { id, role, kind, parent, module_hash } = row.clone();
+    let depth = inventory.get(&id).map_or(0, |(_, depth)| depth);
+    let identity =
+        if request.fixed.contains(&id) { Identity::Fixed } else { Identity::Relocatable };
+    Target { row: TargetRow { id, role, kind, parent, module_hash }, depth, identity }
+}
+
+fn root_of(request: &Request, inventory: &Inventory) -> Result<String, Error> {
+    if let Some(root) = &request.root {
+        return select(root, inventory);
+    }
+    let tops: Vec<_> = inventory.rows().iter().filter(|row| row.parent.is_none()).collect();
+    match (tops.as_slice(), request.scope) {
+        // The root matters only where it is left out.
+        ([top, ..], Scope::MaintenanceRoot) | ([top], _) => Ok(top.id.clone()),
+        (tops, _) => {
+            let members = tops.iter().map(|row| row.id.clone()).collect();
+            Err(Error::AmbiguousRoot { members })
+        }
+    }
+}
+
+fn selected_of(
+    request: &Request,
+    inventory: &Inventory,
+    root: &str,
+) -> Result<Option<String>, Error> {
+    let scope = request.scope.name();
+    match (request.scope, &request.selector) {
+        (Scope::Member | Scope::Subtree, None) => Err(Error::NoSelector { scope }),
+        (Scope::Member | Scope::Subtree, Some(selector)) => {
+            let selected = select(selector, inventory)?;
+            if selected == root {
+                return Err(Error::RootSelected { root: selected });
+            }
+            Ok(Some(selected))
+        }
+        (Scope::NonRootDeployment | Scope::MaintenanceRoot, None) => Ok(None),
+        (Scope::MaintenanceRoot, Some(selector)) if select(selector, inventory)? == root => {
+            Ok(Some(root.to_owned()))
+        }
+        (_, Some(selector)) => Err(Error::NeedlessSelector { scope, selector: selector.clone() }),
+    }
+}
+
+/// Finds a member by its identity, or by a role that only one has.
+fn select(selector: &str, inventory: &Inventory) -> Result<String, Error> {
+    if let Some((row, _)) = inventory.get(selector) {
+        return Ok(row.id.clone());
+    }
+    let rows = inventory.rows();
+    let matches: Vec<String> = rows
+        .iter()
+        .filter(|row| row.role.as_deref() == Some(selector))
+        .map(|row| row.id.clone())
+        .collect();
+    let selector = selector.to_owned();
+    match matches.len() {
+        1 => Ok(matches.into_iter().next().unwrap_or_default()),
+        0 => {
+            let mut known: Vec<String> = rows
+                .iter()
+                .flat_map(|row| [Some(row.id.clone()), row.role.clone()])
+                .flatten()
+                .collect();
+            known.sort_unstable();
+            known.dedup();
+            Err(Error::UnknownSelector { selector, known })
+        }
+        _ => Err(Error::AmbiguousSelector { selector, matches }),
+    }
+}
+
+/// Lists the operations: validations, stops from the top down, snapshots, starts in reverse, then
+/// download and verification of each, and the end.
+fn operations(targets: &[Target]) -> Vec<Operation> {
+    use OperationKind as Kind;
+    let mut steps: Vec<(Kind, Option<&str>)> = vec![
+        (Kind::ValidateTopology, None),
+        (Kind::ValidateControlAuthority, None),
+        (Kind::ValidateSnapshotReadAuthority, None),
+        (Kind::ValidateQuiescencePolicy, None),
+    ];
+    let mut top_down: Vec<&Target> = targets.iter().collect();
+    top_down.sort_by(|a, b| (a.depth, &a.row.id).cmp(&(b.depth, &b.row.id)));
+    let down: Vec<&str> = top_down.iter().map(|target| target.row.id.as_str()).collect();
+    steps.extend(down.iter().map(|id| (Kind::Stop, Some(*id))));
+    steps.extend(down.iter().map(|id| (Kind::CreateSnapshot, Some(*id))));
+    steps.extend(down.iter().rev().map(|id| (Kind::Start, Some(*id))));
+    for target in targets {
+        steps.push((Kind::DownloadSnapshot, Some(&target.row.id)));
+        steps.push((Kind::VerifyArtifact, Some(&target.row.id)));
+    }
+    steps.push((Kind::FinalizeManifest, None));
+    let name = |kind: Kind, target: Option<&str>| match target {
+        Some(target) => format!("{}-{target}", kind.word()),
+        None => kind.word().to_owned(),
+    };
+    let numbered = (0u32..).zip(steps);
+    numbered
+        .map(|(sequence, (kind, target))| Operation {
+            sequence,
+            id: name(kind, target),
+            kind,
+            target: target.map(str::to_owned),
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(id: &str, parent: Option<&str>, role: &str) -> Row {
+        let (parent, role) = (parent.map(Into::into), Some(role.into()));
+        Row { id: id.into(), parent, role, ..Row::default() }
+    }
+
+    fn fleet() -> Inventory {
+        Inventory::new(vec![
+            row("root", None, "root"),
+            row("b", Some("root"), "shard"),
+            row("a", Some("root"), "shard"),
+            row("leaf", Some("a"), "index"),
+        ])
+        .unwrap()
+    }
+
+    fn request(scope: Scope, selector: Option<&str>) -> Request {
+        Request {
+            deployment: "orders".into(),
+            executor: "icp".into(),
+            environment: "local".into(),
+            scope,
+            selector: selector.map(Into::into),
+            root: None,
+            quiescence: Quiescence::CrashConsistent,
+            checksum: Checksum::Sha256,
+            authority: AuthorityNeeded::Proven,
+            fixed: vec!["root".into()],
+        }
+    }
+
+    fn ids(plan: &Plan) -> Vec<&str> {
+        plan.targets.iter().map(|target| target.row.id.as_str()).collect()
+    }
+
+    #[test]
+    fn scopes_take_what_they_say() {
+        let build = |scope, selector| Plan::build(request(scope, selector), &fleet());
+        assert_eq!(ids(&build(Scope::Member, Some("index")).unwrap()), ["leaf"]);
+        assert_eq!(ids(&build(Scope::Subtree, Some("a")).unwrap()), ["a", "leaf"]);
+        let all_but_root = build(Scope::NonRootDeployment, None).unwrap();
+        assert_eq!(ids(&all_but_root), ["b", "a", "leaf"]);
+        let all = build(Scope::MaintenanceRoot, None).unwrap();
+        assert_eq!(ids(&all), ["root", "b", "a", "leaf"]);
+        assert_eq!(all.operations.len(), 5 + 5 * 4);
+    }
+
+    #[test]
+    fn what_is_not_clear_is_refused() {
+        let build = |scope, selector| Plan::build(request(scope, selector), &fleet()).unwrap_err();
+        let ambiguous = build(Scope::Member, Some("shard"));
+        assert!(
+            matches!(ambiguous, Error::AmbiguousSelector { ref matches, .. } if matches.len() == 2)
+        );
+        assert!(matches!(build(Scope::Member, Some("x")), Error::UnknownSelector { .. }));
+        assert!(matches!(build(Scope::Member, None), Error::NoSelector { .. }));
+        assert!(matches!(build(Scope::Subtree, Some("root")), Error::RootSelected { .. }));
+        assert!(matches!(
+            build(Scope::NonRootDeployment, Some("a")),
+            Error::NeedlessSelector { .. }
+        ));
+    }
+
+    #[test]
+    fn members_stop_from_the_top_and_start_from_the_bottom() {
+        let plan = Plan::build(request(Scope::MaintenanceRoot, None), &fleet()).unwrap();
+        let of = |kind| {
+            let found = plan.operations.iter().filter(|operation| operation.kind == kind);
+            found.map(|operation| operation.target.clone().unwrap()).collect::<Vec<_>>()
+        };
+        assert_eq!(of(OperationKind::Stop), ["root", "a", "b", "leaf"]);
+        assert_eq!(of(OperationKind::CreateSnapshot), ["root", "a", "b", "leaf"]);
+        assert_eq!(of(OperationKind::Start), ["leaf", "b", "a", "root"]);
+        let numbers: Vec<_> = plan.operations.iter().map(|operation| operation.sequence).collect();
+        assert_eq!(numbers, (0..25).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn an_edited_plan_is_refused() {
+        let plan = Plan::build(request(Scope::MaintenanceRoot, None), &fleet()).unwrap();
+        let json = serde_json::to_string(&plan).unwrap();
+        assert_eq!(Plan::parse(json.as_bytes()).unwrap(), plan);
+        let edits = [
+            ("\"stop-root\"", "\"stop-toor\""),
+            ("\"depth\":2", "\"depth\":3"),
+            ("\"crash-consistent\"", "\"app-quiesced\""),
+            ("\"role\":\"index\"", "\"role\":\"other\""),
+            (&plan.id[..8], "00000000"),
+        ];
+        for (from, to) in edits {
+            assert!(json.contains(from), "{from}");
+            let error = Plan::parse(json.replacen(from, to, 1).as_bytes()).unwrap_err();
+            assert!(matches!(error, Error::Edited { .. }), "{from}: {error}");
+        }
+        let unknown = json.replacen("\"id\"", "\"extra\":1,\"id\"", 1);
+        assert!(matches!(Plan::parse(unknown.as_bytes()), Err(Error::Json(_))));
+        let newer = json.replacen("plan/1", "plan/2", 1);
+        assert!(matches!(Plan::parse(newer.as_bytes()), Err(Error::Newer { .. })));
+    }
+}
