@@ -20,11 +20,11 @@ pub enum Event {
         /// The answers.
         receipt: Preflight,
     },
-    /// An operation begins.
+    /// Operations begin.
     Started {
-        /// Its place in the plan.
-        operation: u32,
-        /// For a snapshot: the ones that the service had before.
+        /// Their places in the plan.
+        operations: Vec<u32>,
+        /// For a snapshot, which begins alone: the ones that the service had before.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         before: Option<Vec<String>>,
     },

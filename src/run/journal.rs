@@ -222,7 +222,7 @@ impl Journal {
         Ok(backend.delete(&from)?)
     }
 
-    /// Appends a record; it is durable when this returns.
+    /// Appends a record of something that happened at `time`; it is durable when this returns.
     ///
     /// # Errors
     /// The storage failed, or another process wrote the record.
@@ -232,13 +232,14 @@ impl Journal {
     pub fn append<E: Serialize>(
         &mut self,
         backend: &dyn Backend,
+        time: UnixNanos,
         event: &E,
-    ) -> Result<UnixNanos, Error> {
+    ) -> Result<(), Error> {
         let record = JournalRecord {
             run: self.run.clone(),
             number: self.next,
             previous: self.last,
-            time: UnixNanos::now(),
+            time,
             event: serde_json::to_vec(event).expect("events are JSON"),
         };
         let bytes = record.encode();
@@ -252,7 +253,7 @@ impl Journal {
         }
         self.next += 1;
         self.last = Digest::of(&bytes);
-        Ok(record.time)
+        Ok(())
     }
 
     /// Returns the run's name.
@@ -283,7 +284,7 @@ mod tests {
         let backend = MemoryBackend::new();
         let mut journal = Journal::create(&backend, "run-1").unwrap();
         for event in ["a", "b", "c"] {
-            journal.append(&backend, &event).unwrap();
+            journal.append(&backend, UnixNanos(0), &event).unwrap();
         }
         backend
     }
@@ -298,7 +299,7 @@ mod tests {
         let backend = three();
         let (mut journal, read) = events(&backend, false).unwrap();
         assert_eq!(read, ["a", "b", "c"]);
-        journal.append(&backend, &"d").unwrap();
+        journal.append(&backend, UnixNanos(0), &"d").unwrap();
         assert_eq!(events(&backend, false).unwrap().1, ["a", "b", "c", "d"]);
         assert_eq!(runs(&backend).unwrap(), ["run-1"]);
         assert!(matches!(Journal::create(&backend, "run-1"), Err(Error::Taken { .. })));
@@ -315,7 +316,7 @@ mod tests {
         assert_eq!(events(&backend, false).unwrap().1, ["a", "b"]);
         let (mut journal, read) = events(&backend, true).unwrap();
         assert_eq!(read, ["a", "b"]);
-        journal.append(&backend, &"again").unwrap();
+        journal.append(&backend, UnixNanos(0), &"again").unwrap();
         assert_eq!(events(&backend, false).unwrap().1, ["a", "b", "again"]);
     }
 
@@ -339,7 +340,10 @@ mod tests {
         let backend = three();
         let (mut one, _) = events(&backend, false).unwrap();
         let (mut two, _) = events(&backend, false).unwrap();
-        one.append(&backend, &"one").unwrap();
-        assert!(matches!(two.append(&backend, &"two"), Err(Error::Taken { number: 4, .. })));
+        one.append(&backend, UnixNanos(0), &"one").unwrap();
+        assert!(matches!(
+            two.append(&backend, UnixNanos(0), &"two"),
+            Err(Error::Taken { number: 4, .. })
+        ));
     }
 }

@@ -15,5 +15,6 @@ pub mod facts;
 pub mod inventory;
 pub mod journal;
 pub mod plan;
+pub mod staging;
 pub mod state;
 pub mod topology;

@@ -373,7 +373,7 @@ impl Plan {
         if again.operations != self.operations {
             return edited("operations");
         }
-        if again.id != self.id { edited("contents and identity") } else { Ok(()) }
+        if again.id == self.id { Ok(()) } else { edited("contents and identity") }
     }
 
     fn digest(&self) -> Digest {

@@ -175,7 +175,9 @@ pub struct RunState {
     pub times: (i64, i64),
     operations: Vec<OperationState>,
     /// Whether anything was done since the preflight.
-    mutated: bool,
+    pub mutated: bool,
+    /// Whether members were started again before the run's own starts.
+    pub restarted: bool,
 }
 
 impl RunState {
@@ -217,6 +219,7 @@ impl RunState {
             cleaned: false,
             times: (time, time),
             mutated: false,
+            restarted: false,
         }
     }
 
@@ -231,8 +234,10 @@ impl RunState {
         match event {
             Event::Planned { .. } => return Err("a second plan".into()),
             Event::Preflight { receipt } => self.accept(receipt)?,
-            Event::Started { operation, before } => {
-                self.start(*operation, before.as_ref(), time)?
+            Event::Started { operations, before } => {
+                for operation in operations {
+                    self.start(*operation, before.as_ref(), time)?;
+                }
             }
             Event::Completed { operations } => self.complete(operations)?,
             Event::Failed { operation, reason } => {
@@ -417,8 +422,8 @@ impl RunState {
     }
 
     fn restarted(&mut self) -> Result<(), String> {
-        if self.phase() > 3 {
-            return Err("members were started again although none was stopped".into());
+        if self.phase() > 2 {
+            return Err("members were started again although all snapshots were made".into());
         }
         for (operation, state) in self.plan.operations.iter().zip(&mut self.operations) {
             if let OperationState::Completed(Some(Receipt::Created { snapshot, .. })) = state {
@@ -432,6 +437,7 @@ impl RunState {
         }
         self.preflight = None;
         self.mutated = false;
+        self.restarted = true;
         Ok(())
     }
 

@@ -1,6 +1,7 @@
 //! Progress of long work, and the wish to stop it: counters that a front end may watch from another
 //! thread.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::Error;
@@ -14,7 +15,7 @@ pub struct Progress {
     pub bytes: AtomicU64,
     /// Bytes known to be ahead, done ones included; grows while they are discovered.
     pub bytes_total: AtomicU64,
-    interrupted: AtomicBool,
+    interrupted: Arc<AtomicBool>,
 }
 
 impl Progress {
@@ -36,6 +37,18 @@ impl Progress {
     /// Asks the work to stop at the next good place; everything stored so far stays usable.
     pub fn interrupt(&self) {
         self.interrupted.store(true, Ordering::Relaxed);
+    }
+
+    /// Returns the flag that [`Progress::interrupt`] sets, for work that is not the store's.
+    #[must_use]
+    pub fn interrupt_flag(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.interrupted)
+    }
+
+    /// Returns counters of their own for a part of the work, which stops with the whole.
+    #[must_use]
+    pub fn part(&self) -> Self {
+        Self { interrupted: Arc::clone(&self.interrupted), ..Self::default() }
     }
 
     /// Says whether the work shall stop.

@@ -6,9 +6,10 @@ use std::io::{self, Write};
 
 use super::checksum::ArtifactChecksum;
 use super::tree::WriteError;
-use super::{Error, Progress, Store};
+use super::{Error, ListIter, Progress, Store};
 use crate::digest::{Algorithm, ChecksumHasher, Digest};
-use crate::format::manifest::Node;
+use crate::format::manifest::{Artifact, Entry, Node};
+use crate::fstree::compare_paths;
 
 /// What an artifact reads back as; equal to what its manifest says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,7 +20,7 @@ pub struct ReadBack {
     pub algorithm: Algorithm,
     /// The artifact's checksum, computed from the bytes that were read.
     pub checksum: [u8; 32],
-    /// Files read.
+    /// Its files, hard links included.
     pub files: u64,
     /// Bytes read, holes included.
     pub bytes: u64,
@@ -29,10 +30,18 @@ impl Store {
     /// Reads an artifact back through the backend, whether or not a generation shows it, and
     /// compares every file's checksum and the artifact's own with the manifest.
     ///
+    /// Files that `known`, an artifact that was read back before, has with the same content at the
+    /// same path are not read again.
+    ///
     /// # Errors
     /// Something is missing or damaged ([`Error::Artifact`] if all of it can be read and is not
     /// what the manifest says), or the work was interrupted.
-    pub fn read_back(&self, manifest: &Digest, progress: &Progress) -> Result<ReadBack, Error> {
+    pub fn read_back(
+        &self,
+        manifest: &Digest,
+        known: Option<&Artifact>,
+        progress: &Progress,
+    ) -> Result<ReadBack, Error> {
         let artifact = self.artifact(manifest)?;
         let differs = |path: &[u8]| Error::Artifact {
             manifest: *manifest,
@@ -48,6 +57,7 @@ impl Store {
         }
         let mut whole = ArtifactChecksum::new(artifact.algorithm);
         let (mut files, mut bytes) = (0, 0);
+        let mut known = known.map(|artifact| self.entries(artifact).peekable());
         for entry in self.entries(&artifact) {
             let entry = entry?;
             progress.check()?;
@@ -56,6 +66,11 @@ impl Store {
                 whole.add(&entry, false);
                 continue;
             };
+            if known.as_mut().is_some_and(|known| has_same(known, &entry)) {
+                files += 1;
+                whole.add(&entry, linked.contains(&entry.path));
+                continue;
+            }
             let with_sha256 = with_sha256 || content.checksums.sha256.is_some();
             let mut sink = Hashing { hasher: ChecksumHasher::new(with_sha256), bytes: 0, progress };
             match self.write_content(content, &mut sink) {
@@ -81,6 +96,23 @@ impl Store {
         let (member, algorithm) = (artifact.member, artifact.algorithm);
         Ok(ReadBack { member, algorithm, checksum, files, bytes })
     }
+}
+
+/// Says whether the artifact whose entries are `known` has this file, with the same content;
+/// entries come in order.
+fn has_same(known: &mut std::iter::Peekable<ListIter<'_, Entry>>, entry: &Entry) -> bool {
+    while let Some(other) = known.peek() {
+        match other {
+            Ok(other) => match compare_paths(&other.path, &entry.path) {
+                std::cmp::Ordering::Less => drop(known.next()),
+                std::cmp::Ordering::Equal => return other.node == entry.node,
+                std::cmp::Ordering::Greater => return false,
+            },
+            // What cannot be read vouches for nothing.
+            Err(_) => drop(known.next()),
+        }
+    }
+    false
 }
 
 /// Hashes what is written to it; fails when the work is interrupted.

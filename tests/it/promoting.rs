@@ -35,7 +35,7 @@ fn artifacts_promoted_by_several_processes_become_one_generation() {
         let staged = store.ingest(&sources, &[None], &options(algorithm), &Progress::default());
         let durable = staged.unwrap().verify().unwrap().promote().unwrap();
         let artifact = &durable.artifacts[0];
-        let read = store.read_back(&artifact.manifest, &Progress::default()).unwrap();
+        let read = store.read_back(&artifact.manifest, None, &Progress::default()).unwrap();
         assert_eq!((read.algorithm, read.checksum), (algorithm, artifact.checksum));
         assert_eq!((read.files, read.bytes), (artifact.counts.files, artifact.counts.bytes));
         members.push(Member { name: name.into(), artifact: artifact.manifest });
@@ -66,6 +66,6 @@ fn an_artifact_whose_chunks_are_lost_does_not_read_back() {
     for key in keys(&backend, "packs") {
         let _ = backend.remove_raw(&key);
     }
-    let error = open(backend).read_back(&durable.artifacts[0].manifest, &Progress::default());
+    let error = open(backend).read_back(&durable.artifacts[0].manifest, None, &Progress::default());
     assert!(error.unwrap_err().is_damage());
 }
