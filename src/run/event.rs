@@ -47,6 +47,13 @@ pub enum Event {
         /// Why.
         reason: String,
     },
+    /// Downloads are not there any more: they are done again.
+    Lost {
+        /// Their places in the plan.
+        operations: Vec<u32>,
+        /// Why.
+        reason: String,
+    },
     /// Members that the run had stopped were started again, because it failed or was interrupted
     /// before its own starts: stops and snapshots count no more and will be repeated.
     Restarted {

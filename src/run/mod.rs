@@ -15,6 +15,7 @@ pub mod facts;
 pub mod inventory;
 pub mod journal;
 pub mod plan;
+pub mod runner;
 pub mod staging;
 pub mod state;
 pub mod topology;

@@ -48,6 +48,9 @@ pub struct Request {
     pub authority: AuthorityNeeded,
     /// Members that may be restored only under their own identity.
     pub fixed: Vec<String>,
+    /// Whether the members make snapshots: then they are started before these are downloaded, and
+    /// else only after they have been read.
+    pub snapshots: bool,
 }
 
 /// Name of a checksum's algorithm.
@@ -132,22 +135,10 @@ impl OperationKind {
         matches!(self, Self::Stop | Self::CreateSnapshot | Self::Start)
     }
 
-    /// Returns its phase. An operation may begin when all of earlier phases are done; within a
-    /// phase operations go in order, but for downloads and verifications, of which only those of
-    /// one member do.
+    /// Says whether it brings a member's content.
     #[must_use]
-    pub fn phase(self) -> u8 {
-        match self {
-            Self::ValidateTopology
-            | Self::ValidateControlAuthority
-            | Self::ValidateSnapshotReadAuthority
-            | Self::ValidateQuiescencePolicy => 0,
-            Self::Stop => 1,
-            Self::CreateSnapshot => 2,
-            Self::Start => 3,
-            Self::DownloadSnapshot | Self::VerifyArtifact => 4,
-            Self::FinalizeManifest => 5,
-        }
+    pub fn is_transfer(self) -> bool {
+        matches!(self, Self::DownloadSnapshot | Self::VerifyArtifact)
     }
 
     /// Returns the word for it in texts and operation names.
@@ -174,6 +165,10 @@ impl OperationKind {
 pub struct Operation {
     /// Its place, from 0 without gaps.
     pub sequence: u32,
+    /// Its phase. An operation may begin when all of earlier phases are done; within a phase
+    /// operations go in order, but for downloads and verifications, of which only those of one
+    /// member do.
+    pub phase: u32,
     /// Its name, such as `stop-<member>`.
     pub id: String,
     /// What it does.
@@ -327,7 +322,7 @@ impl Plan {
             inventory: inventory.rows().to_vec(),
             root,
             selected,
-            operations: operations(&targets),
+            operations: operations(&targets, request.snapshots),
             targets,
             request,
         };
@@ -472,34 +467,40 @@ fn select(selector: &str, inventory: &Inventory) -> Result<String, Error> {
 }
 
 /// Lists the operations: validations, stops from the top down, snapshots, starts in reverse, then
-/// download and verification of each, and the end.
-fn operations(targets: &[Target]) -> Vec<Operation> {
+/// download and verification of each, and the end. Without snapshots the starts come after the
+/// verifications.
+fn operations(targets: &[Target], snapshots: bool) -> Vec<Operation> {
     use OperationKind as Kind;
-    let mut steps: Vec<(Kind, Option<&str>)> = vec![
+    let mut top_down: Vec<&Target> = targets.iter().collect();
+    top_down.sort_by(|a, b| (a.depth, &a.row.id).cmp(&(b.depth, &b.row.id)));
+    let each = |kind| top_down.iter().map(move |target| (kind, Some(target.row.id.as_str())));
+    let starts: Vec<_> = each(Kind::Start).rev().collect();
+    let transfers = targets.iter().flat_map(|target| {
+        let id = Some(target.row.id.as_str());
+        [(Kind::DownloadSnapshot, id), (Kind::VerifyArtifact, id)]
+    });
+    let validations = vec![
         (Kind::ValidateTopology, None),
         (Kind::ValidateControlAuthority, None),
         (Kind::ValidateSnapshotReadAuthority, None),
         (Kind::ValidateQuiescencePolicy, None),
     ];
-    let mut top_down: Vec<&Target> = targets.iter().collect();
-    top_down.sort_by(|a, b| (a.depth, &a.row.id).cmp(&(b.depth, &b.row.id)));
-    let down: Vec<&str> = top_down.iter().map(|target| target.row.id.as_str()).collect();
-    steps.extend(down.iter().map(|id| (Kind::Stop, Some(*id))));
-    steps.extend(down.iter().map(|id| (Kind::CreateSnapshot, Some(*id))));
-    steps.extend(down.iter().rev().map(|id| (Kind::Start, Some(*id))));
-    for target in targets {
-        steps.push((Kind::DownloadSnapshot, Some(&target.row.id)));
-        steps.push((Kind::VerifyArtifact, Some(&target.row.id)));
-    }
-    steps.push((Kind::FinalizeManifest, None));
+    let mut phases =
+        vec![validations, each(Kind::Stop).collect(), each(Kind::CreateSnapshot).collect(), starts];
+    phases.insert(if snapshots { 4 } else { 3 }, transfers.collect());
+    phases.push(vec![(Kind::FinalizeManifest, None)]);
     let name = |kind: Kind, target: Option<&str>| match target {
         Some(target) => format!("{}-{target}", kind.word()),
         None => kind.word().to_owned(),
     };
-    let numbered = (0u32..).zip(steps);
-    numbered
-        .map(|(sequence, (kind, target))| Operation {
+    let steps = (0u32..).zip(phases).flat_map(|(phase, steps)| {
+        steps.into_iter().map(move |(kind, target)| (phase, kind, target))
+    });
+    (0u32..)
+        .zip(steps)
+        .map(|(sequence, (phase, kind, target))| Operation {
             sequence,
+            phase,
             id: name(kind, target),
             kind,
             target: target.map(str::to_owned),
@@ -538,6 +539,7 @@ mod tests {
             checksum: Checksum::Sha256,
             authority: AuthorityNeeded::Proven,
             fixed: vec!["root".into()],
+            snapshots: true,
         }
     }
 
@@ -585,6 +587,16 @@ mod tests {
         assert_eq!(of(OperationKind::Start), ["leaf", "b", "a", "root"]);
         let numbers: Vec<_> = plan.operations.iter().map(|operation| operation.sequence).collect();
         assert_eq!(numbers, (0..25).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn members_without_snapshots_start_only_after_they_were_read() {
+        let mut request = request(Scope::MaintenanceRoot, None);
+        request.snapshots = false;
+        let plan = Plan::build(request, &fleet()).unwrap();
+        let last = |kind| plan.operations.iter().rposition(|operation| operation.kind == kind);
+        assert!(last(OperationKind::VerifyArtifact) < last(OperationKind::Start));
+        assert!(last(OperationKind::Start) < last(OperationKind::FinalizeManifest));
     }
 
     #[test]

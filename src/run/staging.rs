@@ -11,6 +11,9 @@ use crate::digest::Digest;
 
 /// Folder of the locks, which are never deleted: a lock dies with its holders, not with its file.
 const LOCKS: &str = "locks";
+/// File in a run's directory: the boot of the machine that its content is of. No member has this
+/// name.
+const BOOT: &str = ".boot";
 
 /// A staging area.
 #[derive(Clone, Debug)]
@@ -62,6 +65,23 @@ impl Staging {
         private(&root.join(LOCKS))?;
         let root = fs::canonicalize(root).map_err(failed("find", root))?;
         Ok(Self { root })
+    }
+
+    /// Makes the directory of a run. What an earlier process left in it stays only if the machine has
+    /// not gone down since: what is written here is not synced, and is whole as long as the machine
+    /// runs.
+    ///
+    /// # Errors
+    /// It cannot be made, or what is in it cannot be removed.
+    pub fn open_run(&self, run: &str) -> Result<(), Error> {
+        let (path, now) = (self.root.join(run), boot());
+        let mark = path.join(BOOT);
+        if !now.is_empty() && fs::read(&mark).is_ok_and(|found| found == now.as_bytes()) {
+            return Ok(());
+        }
+        self.remove(run)?;
+        private(&path)?;
+        fs::write(&mark, now).map_err(failed("write", &mark))
     }
 
     /// Returns the directory of a member in a run, made if it is missing.
@@ -139,6 +159,17 @@ impl Staging {
     }
 }
 
+/// Returns what tells this boot of the machine from others; empty if the system does not say.
+fn boot() -> String {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default()
+}
+
+/// Says whether a directory is there.
+#[must_use]
+pub fn is_there(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -171,6 +202,19 @@ mod tests {
         assert!(staging.lock("orders", "api").unwrap().is_none());
         drop(inherited);
         assert!(staging.lock("orders", "api").unwrap().is_some());
+    }
+
+    #[test]
+    fn what_was_staged_before_the_machine_went_down_is_not_trusted() {
+        let dir = tempfile::tempdir().unwrap();
+        let staging = Staging::open(&dir.path().join("staging")).unwrap();
+        staging.open_run("run-1").unwrap();
+        let member = staging.member("run-1", "api").unwrap();
+        staging.open_run("run-1").unwrap();
+        assert!(is_there(&member));
+        fs::write(dir.path().join("staging/run-1").join(BOOT), "another").unwrap();
+        staging.open_run("run-1").unwrap();
+        assert!(!is_there(&member));
     }
 
     #[test]

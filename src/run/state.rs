@@ -206,7 +206,7 @@ impl RunState {
     /// Begins with a plan.
     #[must_use]
     pub fn new(plan: &Plan, time: i64) -> Self {
-        let operations = plan.operations.iter().map(|operation| match operation.kind.phase() {
+        let operations = plan.operations.iter().map(|operation| match operation.phase {
             0 => OperationState::Ready,
             _ => OperationState::Blocked,
         });
@@ -245,6 +245,7 @@ impl RunState {
                 self.set(*operation, OperationState::Failed { reason: reason.clone(), before });
             }
             Event::Skipped { operations, reason } => self.skip(operations, reason)?,
+            Event::Lost { operations, .. } => self.lose(operations)?,
             Event::Restarted { .. } => self.restarted()?,
             Event::Durable { operation, generation, manifest } => {
                 self.pending(*operation)?;
@@ -313,7 +314,7 @@ impl RunState {
             return Err(format!("the rights over {} are not proven", weak.member));
         }
         for (operation, state) in self.plan.operations.iter().zip(&mut self.operations) {
-            *state = match operation.kind.phase() {
+            *state = match operation.phase {
                 0 => OperationState::Completed(None),
                 _ => OperationState::Ready,
             };
@@ -331,15 +332,13 @@ impl RunState {
         if self.preflight.is_none() {
             return Some(format!("{} before the preflight was accepted", operation.id));
         }
-        let phase = operation.kind.phase();
+        let phase = operation.phase;
         let earlier = self.plan.operations.iter().zip(&self.operations).find(|(other, state)| {
-            let before = match phase {
-                4 if other.kind.phase() == 4 => {
-                    other.target == operation.target && other.sequence < sequence
-                }
-                _ => other.sequence < sequence,
-            };
-            before && !state.is_done()
+            // Members are transferred independently of each other.
+            let independent = other.phase == phase
+                && operation.kind.is_transfer()
+                && other.target != operation.target;
+            other.sequence < sequence && !independent && !state.is_done()
         });
         earlier.map(|(other, state)| {
             format!("{} before {}, which is {}", operation.id, other.id, state.name())
@@ -421,16 +420,31 @@ impl RunState {
         Ok(())
     }
 
+    fn lose(&mut self, sequences: &[u32]) -> Result<(), String> {
+        for sequence in sequences {
+            let operation = self.operation(*sequence)?;
+            let member = operation.target.as_deref().unwrap_or_default();
+            let verified = self.of(Kind::VerifyArtifact, member).is_some_and(|(_, s)| s.is_done());
+            if operation.kind != Kind::DownloadSnapshot || verified {
+                return Err(format!("{} cannot be lost", operation.id));
+            }
+        }
+        for sequence in sequences {
+            self.set(*sequence, OperationState::Ready);
+        }
+        Ok(())
+    }
+
     fn restarted(&mut self) -> Result<(), String> {
-        if self.phase() > 2 {
-            return Err("members were started again although all snapshots were made".into());
+        if !self.is_before_starts() {
+            return Err("members were started again although all that needed them was done".into());
         }
         for (operation, state) in self.plan.operations.iter().zip(&mut self.operations) {
             if let OperationState::Completed(Some(Receipt::Created { snapshot, .. })) = state {
                 let member = operation.target.clone().unwrap_or_default();
                 self.discarded.push((member, snapshot.clone()));
             }
-            *state = match operation.kind.phase() {
+            *state = match operation.phase {
                 0 => OperationState::Ready,
                 _ => OperationState::Blocked,
             };
@@ -441,12 +455,18 @@ impl RunState {
         Ok(())
     }
 
-    /// Returns the first phase that is not done; 6 if all are.
+    /// Returns the kind of the first operation that is not done.
     #[must_use]
-    pub fn phase(&self) -> u8 {
+    pub fn next_kind(&self) -> Option<Kind> {
+        self.with_states().find(|(_, state)| !state.is_done()).map(|(operation, _)| operation.kind)
+    }
+
+    /// Says whether something remains to be done before the members may be started.
+    #[must_use]
+    pub fn is_before_starts(&self) -> bool {
         self.with_states()
-            .find(|(_, state)| !state.is_done())
-            .map_or(6, |(operation, _)| operation.kind.phase())
+            .take_while(|(operation, _)| operation.kind != Kind::Start)
+            .any(|(_, state)| !state.is_done())
     }
 
     /// Returns the operations with their states, in order.

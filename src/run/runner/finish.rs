@@ -1,0 +1,211 @@
+//! The end of a run: one commit makes the generation visible; then snapshots and staging go.
+
+use super::{Error, MemberReport, Report, Runner};
+use crate::clock::UnixNanos;
+use crate::digest::Digest;
+use crate::format::manifest::{Generation, Member};
+use crate::log;
+use crate::run::event::{Event, Receipt};
+use crate::run::executor::Call;
+use crate::run::facts::{DeploymentFacts, MemberFacts, SCHEMA, Scope, Unit};
+use crate::run::plan::{OperationKind as Kind, Target};
+use crate::run::state::{OperationState, Outcome};
+
+/// Newer generations of the deployment than these were not made by a run that is resumed.
+const GENERATIONS_SEARCHED: usize = 100;
+
+impl Runner<'_> {
+    /// Makes the generation visible.
+    pub(super) fn finalize(&mut self) -> Result<(), Error> {
+        let last = self.state.plan.operations.last().map_or(0, |operation| operation.sequence);
+        self.read_back_earlier()?;
+        self.check()?;
+        let tried = self.state.with_states().last().is_some_and(|(_, state)| {
+            matches!(state, OperationState::Pending { .. } | OperationState::Failed { .. })
+        });
+        self.begin(vec![last], None)?;
+        let made = match if tried { self.committed()? } else { None } {
+            Some(made) => made,
+            None => self.store.commit_generation(&self.manifest()?)?,
+        };
+        self.record(Event::Durable {
+            operation: last,
+            generation: made.number.0,
+            manifest: made.manifest.to_hex(),
+        })
+    }
+
+    /// Returns the generation of this run if an earlier process made it visible and did not live to
+    /// record that.
+    fn committed(&self) -> Result<Option<log::Generation>, Error> {
+        let deployment = &self.state.plan.request.deployment;
+        let mut generations = self.store.log()?.generations();
+        generations.retain(|generation| generation.deployment == *deployment);
+        for generation in generations.into_iter().rev().take(GENERATIONS_SEARCHED) {
+            let Ok(manifest) = self.store.generation(&generation.manifest) else { continue };
+            let facts = DeploymentFacts::find(&manifest.extensions);
+            if facts.is_ok_and(|facts| facts.is_some_and(|facts| facts.run == self.name())) {
+                return Ok(Some(generation));
+            }
+        }
+        Ok(None)
+    }
+
+    fn manifest(&self) -> Result<Generation, Error> {
+        let reports = self.members();
+        let members = reports.iter().map(|report| {
+            let artifact: Digest = report.manifest.parse().map_err(|_| {
+                Error::Inventory(format!("{}: {} is no digest", report.member, report.manifest))
+            })?;
+            Ok(Member { name: report.member.clone(), artifact })
+        });
+        Ok(Generation {
+            deployment: self.state.plan.request.deployment.clone(),
+            started: UnixNanos(self.state.times.0),
+            finished: UnixNanos::now(),
+            members: members.collect::<Result<_, Error>>()?,
+            missing: Vec::new(),
+            extensions: vec![self.facts().to_extension()],
+        })
+    }
+
+    fn facts(&self) -> DeploymentFacts {
+        let plan = &self.state.plan;
+        DeploymentFacts {
+            schema: SCHEMA.to_owned(),
+            run: self.name().to_owned(),
+            executor: plan.request.executor.clone(),
+            environment: plan.request.environment.clone(),
+            root: Some(plan.root.clone()),
+            scope: plan.request.scope,
+            selected: plan.selected.clone(),
+            quiescence: plan.request.quiescence,
+            topology_hash: plan.topology_hash.clone(),
+            members: plan.targets.iter().map(|target| self.member_facts(target)).collect(),
+            units: units(plan.request.scope, plan.selected.as_deref(), &plan.targets),
+        }
+    }
+
+    fn member_facts(&self, target: &Target) -> MemberFacts {
+        let row = target.row.clone();
+        // What the service said when the member was stopped is newer than the plan.
+        let seen = match self.state.of(Kind::Stop, &row.id) {
+            Some((_, OperationState::Completed(Some(Receipt::Stopped { module_hash })))) => {
+                module_hash.clone()
+            }
+            _ => None,
+        };
+        MemberFacts {
+            snapshot: self.state.snapshot(&row.id).cloned(),
+            id: row.id,
+            role: row.role,
+            kind: row.kind,
+            parent: row.parent,
+            depth: target.depth,
+            identity: target.identity,
+            module_hash: seen.or(row.module_hash),
+        }
+    }
+
+    fn members(&self) -> Vec<MemberReport> {
+        let targets = self.state.plan.targets.iter();
+        targets
+            .filter_map(|target| {
+                let member = target.row.id.clone();
+                match self.state.of(Kind::VerifyArtifact, &member)?.1 {
+                    OperationState::Completed(Some(Receipt::Verified {
+                        manifest,
+                        algorithm,
+                        checksum,
+                        files,
+                        bytes,
+                        bytes_read,
+                    })) => Some(MemberReport {
+                        member,
+                        manifest: manifest.clone(),
+                        algorithm: algorithm.clone(),
+                        checksum: checksum.clone(),
+                        files: *files,
+                        bytes: *bytes,
+                        bytes_read: *bytes_read,
+                    }),
+                    _ => None,
+                }
+            })
+            .collect()
+    }
+
+    /// Removes what a durable run leaves behind, and reports the run.
+    pub(super) fn clean(&mut self) -> Result<Report, Error> {
+        let left = self.remove_leftovers()?;
+        let Outcome::Durable { generation, manifest } = self.state.outcome.clone() else {
+            let (run, reason) = (self.name().to_owned(), "it was given up".to_owned());
+            return Err(Error::Abandoned { run, reason });
+        };
+        Ok(Report {
+            run: self.name().to_owned(),
+            deployment: self.state.plan.request.deployment.clone(),
+            generation,
+            manifest,
+            members: self.members(),
+            stats: self.stats,
+            left,
+        })
+    }
+
+    /// Removes snapshots from the service and staging from the disk, once; returns what could not
+    /// be removed.
+    pub(super) fn remove_leftovers(&mut self) -> Result<Vec<(String, String)>, Error> {
+        self.staging.remove(self.journal.run())?;
+        if self.state.cleaned {
+            return Ok(Vec::new());
+        }
+        let mut snapshots = Vec::new();
+        if self.options.delete_snapshots && self.executor.capabilities().snapshots {
+            let made = self.state.plan.targets.iter().filter_map(|target| {
+                let id = &target.row.id;
+                Some((id.clone(), self.state.snapshot(id)?.clone()))
+            });
+            snapshots.extend(made);
+            snapshots.extend(self.state.discarded.iter().cloned());
+        }
+        let (mut removed, mut failed) = (Vec::new(), Vec::new());
+        for (id, snapshot) in snapshots {
+            let Some(target) = self.state.plan.target(&id) else { continue };
+            let call = Call { lock: self.members.get(&id).cloned(), ..Call::new() };
+            let member = target.member();
+            match self.executor.delete(&member, &snapshot, &call) {
+                Ok(()) => removed.push((id, snapshot.id)),
+                Err(error) => {
+                    let still = self.executor.snapshots(&member, &call);
+                    if still.is_ok_and(|all| all.iter().all(|one| one.id != snapshot.id)) {
+                        removed.push((id, snapshot.id));
+                    } else {
+                        failed
+                            .push((format!("snapshot {} of {id}", snapshot.id), error.to_string()));
+                    }
+                }
+            }
+        }
+        self.record(Event::Cleaned { snapshots: removed, failed: failed.clone() })?;
+        Ok(failed)
+    }
+}
+
+/// Says which members belong together: all of a scope that is quieted together.
+fn units(scope: Scope, selected: Option<&str>, targets: &[Target]) -> Vec<Unit> {
+    let members = |targets: &[Target]| targets.iter().map(|target| target.row.id.clone()).collect();
+    match (scope, selected) {
+        (Scope::Member, Some(id)) => {
+            vec![Unit { id: id.to_owned(), subtree: false, members: members(targets) }]
+        }
+        (Scope::Subtree, Some(id)) => {
+            vec![Unit { id: id.to_owned(), subtree: true, members: members(targets) }]
+        }
+        _ => vec![Unit {
+            id: scope.name().to_owned(),
+            subtree: targets.len() > 1,
+            members: members(targets),
+        }],
+    }
+}

@@ -1,0 +1,111 @@
+//! Preflight: the questions that are asked before anything is done.
+
+use super::{Error, Runner};
+use crate::clock::UnixNanos;
+use crate::run::event::{AuthorityReceipt, Event, PREFLIGHT_NANOS, Preflight, Proof};
+use crate::run::executor::{Call, Evidence, Executor, State};
+use crate::run::inventory::{Inventory, Row};
+use crate::run::plan::AuthorityNeeded;
+use crate::run::topology::topology_hash;
+
+/// Returns the members as the service has them now, or else as the plan has them.
+///
+/// # Errors
+/// The service did not answer, or its members make no inventory.
+pub(super) fn live_inventory(
+    executor: &dyn Executor,
+    planned: &[Row],
+    call: &Call,
+) -> Result<Inventory, Error> {
+    let rows = executor.inventory(call)?.unwrap_or_else(|| planned.to_vec());
+    Inventory::new(rows).map_err(|error| Error::Inventory(error.to_string()))
+}
+
+impl Runner<'_> {
+    /// Asks, and records the answers.
+    pub(super) fn preflight(&mut self) -> Result<(), Error> {
+        let valid_from = UnixNanos::now().0;
+        self.check_topology()?;
+        let plan = &self.state.plan;
+        let mut authorities = Vec::with_capacity(plan.targets.len());
+        for target in &plan.targets {
+            self.check()?;
+            authorities.push(self.authority(&target.member())?);
+        }
+        let receipt = Preflight {
+            plan: plan.id.clone(),
+            topology_hash: plan.topology_hash.clone(),
+            authorities,
+            quiescence: plan.request.quiescence,
+            valid_from,
+            expires: valid_from.saturating_add(PREFLIGHT_NANOS),
+        };
+        self.record(Event::Preflight { receipt })
+    }
+
+    /// Compares the live topology with the plan's. The service's answers about the code of members
+    /// count, where it gives any.
+    pub(super) fn check_topology(&self) -> Result<(), Error> {
+        let plan = &self.state.plan;
+        let call = Call { interrupted: self.progress.interrupt_flag(), ..Call::new() };
+        let live = live_inventory(self.executor, &plan.inventory, &call)?;
+        let actual = topology_hash(live.rows()).hash;
+        if actual == plan.topology_hash {
+            return Ok(());
+        }
+        Err(Error::Topology { expected: plan.topology_hash.clone(), actual })
+    }
+
+    /// Says whether the accepted answers are too old to begin with.
+    pub(super) fn is_preflight_expired(&self) -> bool {
+        let now = UnixNanos::now().0;
+        self.state
+            .preflight
+            .as_ref()
+            .is_none_or(|receipt| !(receipt.valid_from..receipt.expires).contains(&now))
+    }
+
+    fn authority(&self, member: &Row) -> Result<AuthorityReceipt, Error> {
+        let able = self.executor.capabilities();
+        let call = self.call(&member.id);
+        let authority = self.executor.authority(member, &call)?;
+        let needed = self.state.plan.request.authority;
+        let proof = |needs: bool, right, evidence: Evidence| match evidence {
+            _ if !needs => Ok(Proof::NotNeeded("the service has no such step".into())),
+            Evidence::Proven(text) => Ok(Proof::Proven(text)),
+            Evidence::Declared if needed == AuthorityNeeded::Declared => {
+                Ok(Proof::Declared("by the configuration".into()))
+            }
+            Evidence::Declared => Err(("is only declared".to_owned(), right)),
+            Evidence::NotProven(reason) => Err((reason, right)),
+        };
+        let refuse =
+            |(reason, right)| Error::Authority { member: member.id.clone(), right, reason };
+        let control =
+            proof(able.control, "to stop and start it", authority.control).map_err(refuse)?;
+        let read = proof(true, "to read its snapshots", authority.read).map_err(refuse)?;
+        if able.control {
+            self.check_member(member, &call)?;
+        }
+        Ok(AuthorityReceipt { member: member.id.clone(), control, read })
+    }
+
+    /// Checks that a member runs, with the code that is expected.
+    fn check_member(&self, member: &Row, call: &Call) -> Result<(), Error> {
+        let status = self.executor.status(member, call)?;
+        let refuse = |reason| Err(Error::Member { member: member.id.clone(), reason });
+        if let (Some(expected), Some(actual)) = (&member.module_hash, &status.module_hash)
+            && expected != actual
+        {
+            return refuse(format!("runs the code {actual}, and {expected} is expected"));
+        }
+        match status.state {
+            State::Running => Ok(()),
+            // What this very run had stopped and could not start is stopped still.
+            State::Stopped | State::Stopping if self.state.restarted => Ok(()),
+            State::Stopped => refuse("is stopped; a run would start it in the end".into()),
+            State::Stopping => refuse("is stopping, and this run has not told it to".into()),
+            State::Unknown => refuse("the service does not say whether it runs".into()),
+        }
+    }
+}

@@ -1,0 +1,289 @@
+//! Transfer: snapshots are downloaded at the same time, up to a limit, and ingested in batches as
+//! they come; each is read back before it counts.
+
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+use rayon::prelude::*;
+
+use super::{Error, Runner};
+use crate::digest::{Digest, hex};
+use crate::run::event::{Completed, Event, Receipt};
+use crate::run::executor::{self, Call, Executor, Fetched};
+use crate::run::facts::Snapshot;
+use crate::run::inventory::Row;
+use crate::run::plan::OperationKind as Kind;
+use crate::run::staging;
+use crate::run::state::ArtifactState;
+use crate::store::{IngestStats, MemberSource, Store};
+
+/// Most members that are ingested as one.
+const BATCH_MEMBERS: usize = 256;
+
+/// A download to be done.
+struct Job {
+    operation: u32,
+    member: Row,
+    snapshot: Option<Snapshot>,
+    staging: PathBuf,
+    call: Call,
+}
+
+/// A download that is done.
+struct Done {
+    operation: u32,
+    member: Row,
+    result: Result<(PathBuf, bool, Vec<String>), executor::Error>,
+}
+
+/// Content that is here and not yet stored.
+struct Waiting {
+    member: Row,
+    path: PathBuf,
+}
+
+impl Runner<'_> {
+    /// Downloads, ingests and reads back whatever is not yet.
+    pub(super) fn transfer(&mut self) -> Result<(), Error> {
+        self.lose_missing()?;
+        let (mut waiting, mut jobs) = (Vec::new(), VecDeque::new());
+        for (_, member) in self.open(Kind::VerifyArtifact) {
+            match self.state.artifact(&member.id) {
+                ArtifactState::Downloaded { path, .. } => {
+                    waiting.push(Waiting { member, path: PathBuf::from(path) });
+                }
+                _ => jobs.push_back(self.job(member)?),
+            }
+        }
+        let mut failures = Vec::new();
+        let (sender, receiver) = channel();
+        let executor = self.executor;
+        std::thread::scope(|scope| {
+            let mut active = 0;
+            loop {
+                let stopping = self.progress.is_interrupted() || !failures.is_empty();
+                while !stopping && active < self.options.concurrency && !jobs.is_empty() {
+                    let Some(job) = jobs.pop_front() else { break };
+                    self.begin(vec![job.operation], None)?;
+                    let sender = sender.clone();
+                    scope.spawn(move || fetch(executor, job, &sender));
+                    active += 1;
+                }
+                if active > 0 && waiting.is_empty() {
+                    active -= 1;
+                    self.take(receiver.recv().ok(), &mut waiting, &mut failures)?;
+                }
+                active -= self.take_ready(&receiver, &mut waiting, &mut failures)?;
+                if waiting.is_empty() && active == 0 && (jobs.is_empty() || stopping) {
+                    break;
+                }
+                let most = waiting.len().min(BATCH_MEMBERS);
+                let batch: Vec<_> = waiting.drain(..most).collect();
+                self.ingest(batch, &mut failures)?;
+            }
+            Ok::<_, Error>(())
+        })?;
+        self.check()?;
+        if failures.is_empty() { Ok(()) } else { Err(Error::Operations { failures }) }
+    }
+
+    /// Downloads again what an earlier process had staged and is gone, as all of it is if the machine
+    /// went down since: what was not synced may have been lost, and nothing would show it.
+    fn lose_missing(&mut self) -> Result<(), Error> {
+        self.staging.open_run(self.journal.run())?;
+        let open = self.open(Kind::VerifyArtifact).into_iter();
+        let lost = open.filter_map(|(_, member)| {
+            let ArtifactState::Downloaded { path, staged: true } = self.state.artifact(&member.id)
+            else {
+                return None;
+            };
+            let (operation, _) = self.state.of(Kind::DownloadSnapshot, &member.id)?;
+            (!staging::is_there(Path::new(&path))).then_some(operation.sequence)
+        });
+        let operations: Vec<u32> = lost.collect();
+        if operations.is_empty() {
+            return Ok(());
+        }
+        let reason = "gone, or the machine was started anew since".into();
+        self.record(Event::Lost { operations, reason })
+    }
+
+    fn job(&self, member: Row) -> Result<Job, Error> {
+        let (operation, _) = self
+            .state
+            .of(Kind::DownloadSnapshot, &member.id)
+            .ok_or_else(|| Error::Inventory(format!("{} has no download", member.id)))?;
+        Ok(Job {
+            operation: operation.sequence,
+            snapshot: self.state.snapshot(&member.id).cloned(),
+            staging: self.staging.member(self.journal.run(), &member.id)?,
+            call: self.call(&member.id),
+            member,
+        })
+    }
+
+    /// Takes all downloads that are done by now; returns how many.
+    fn take_ready(
+        &mut self,
+        receiver: &Receiver<Done>,
+        waiting: &mut Vec<Waiting>,
+        failures: &mut Vec<(String, String)>,
+    ) -> Result<usize, Error> {
+        let mut count = 0;
+        while let Ok(done) = receiver.try_recv() {
+            self.take(Some(done), waiting, failures)?;
+            count += 1;
+        }
+        Ok(count)
+    }
+
+    fn take(
+        &mut self,
+        done: Option<Done>,
+        waiting: &mut Vec<Waiting>,
+        failures: &mut Vec<(String, String)>,
+    ) -> Result<(), Error> {
+        let Some(Done { operation, member, result }) = done else { return Ok(()) };
+        match result {
+            Ok((path, staged, checks)) => {
+                let text = path.to_string_lossy().into_owned();
+                self.complete(operation, Receipt::Downloaded { path: text, staged, checks })?;
+                waiting.push(Waiting { member, path });
+            }
+            Err(error) => {
+                let reason = error.to_string();
+                self.record(Event::Failed { operation, reason: reason.clone() })?;
+                failures.push((format!("download-{}", member.id), reason));
+            }
+        }
+        Ok(())
+    }
+
+    /// Stores a batch and reads it back.
+    fn ingest(
+        &mut self,
+        batch: Vec<Waiting>,
+        failures: &mut Vec<(String, String)>,
+    ) -> Result<(), Error> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let mut operations = Vec::with_capacity(batch.len());
+        for one in &batch {
+            let (operation, _) = self
+                .state
+                .of(Kind::VerifyArtifact, &one.member.id)
+                .ok_or_else(|| Error::Inventory(format!("{} is not verified", one.member.id)))?;
+            operations.push(operation.sequence);
+        }
+        self.begin(operations.clone(), None)?;
+        let sources: Vec<MemberSource> = batch
+            .into_iter()
+            .map(|one| MemberSource { member: one.member.id, path: one.path })
+            .collect();
+        let (stored, failed) = self.store_all(&sources)?;
+        let of = |member: &str| sources.iter().position(|source| source.member == member);
+        let completed = stored.into_iter().filter_map(|(member, receipt)| {
+            Some(Completed { operation: operations[of(&member)?], receipt })
+        });
+        let completed: Vec<_> = completed.collect();
+        if !completed.is_empty() {
+            self.record(Event::Completed { operations: completed })?;
+        }
+        for (member, reason) in failed {
+            if let Some(at) = of(&member) {
+                self.record(Event::Failed { operation: operations[at], reason: reason.clone() })?;
+            }
+            failures.push((format!("verify-{member}"), reason));
+        }
+        Ok(())
+    }
+
+    /// Ingests sources, makes their artifacts durable and reads them back.
+    #[expect(clippy::type_complexity, reason = "two lists, each by member")]
+    fn store_all(
+        &mut self,
+        sources: &[MemberSource],
+    ) -> Result<(Vec<(String, Receipt)>, Vec<(String, String)>), Error> {
+        let store: &Store = self.store;
+        let deployment = &self.state.plan.request.deployment;
+        let previous = store.previous_artifacts(deployment, sources)?;
+        let staged = store.ingest(sources, &previous, &self.options.ingest, self.progress)?;
+        add(&mut self.stats, staged.stats());
+        let durable = staged.verify()?.promote()?;
+        let failed = durable.failed.iter().map(|(member, faults)| {
+            let reason = faults.first().map_or_else(String::new, ToString::to_string);
+            (member.clone(), reason)
+        });
+        let failed: Vec<_> = failed.collect();
+        let progress = self.progress.part();
+        let read = durable.artifacts.par_iter().map(|artifact| {
+            let at = sources.iter().position(|source| source.member == artifact.member);
+            let known = at.and_then(|at| previous[at].as_ref());
+            let read = store.read_back(&artifact.manifest, known, &progress)?;
+            if read.checksum != artifact.checksum {
+                let (manifest, path) = (artifact.manifest, String::new());
+                return Err(Error::Store(crate::store::Error::Artifact { manifest, path }));
+            }
+            let receipt = Receipt::Verified {
+                manifest: artifact.manifest.to_hex(),
+                algorithm: artifact.algorithm.name().to_owned(),
+                checksum: hex(&artifact.checksum),
+                files: artifact.counts.files,
+                bytes: artifact.counts.bytes,
+                bytes_read: artifact.summary.bytes_read,
+            };
+            Ok((artifact.member.clone(), receipt))
+        });
+        let stored = read.collect::<Result<Vec<_>, Error>>()?;
+        self.read_back.extend(durable.artifacts.iter().map(|artifact| artifact.manifest.to_hex()));
+        Ok((stored, failed))
+    }
+
+    /// Reads back artifacts that an earlier process of this run had verified: since then nobody has
+    /// held a lease for them.
+    pub(super) fn read_back_earlier(&mut self) -> Result<(), Error> {
+        let manifests: Vec<String> = self.state.manifests().map(str::to_owned).collect();
+        for manifest in manifests {
+            if self.read_back.contains(&manifest) {
+                continue;
+            }
+            let digest: Digest = manifest
+                .parse()
+                .map_err(|_| Error::Inventory(format!("{manifest} is no digest")))?;
+            self.store.read_back(&digest, None, &self.progress.part())?;
+            self.read_back.insert(manifest);
+        }
+        Ok(())
+    }
+}
+
+fn fetch(executor: &dyn Executor, job: Job, sender: &Sender<Done>) {
+    let Job { operation, member, snapshot, staging, call } = job;
+    let fetched = executor.download(&member, snapshot.as_ref(), &staging, &call);
+    let result = fetched.and_then(|fetched| {
+        let (path, staged) = match fetched {
+            Fetched::Staged => (staging, true),
+            Fetched::InPlace(path) => (path, false),
+        };
+        let checks = executor.check(&member, snapshot.as_ref(), &path)?;
+        Ok((path, staged, checks))
+    });
+    // The runner receives until all have answered; if it has failed, its error is reported.
+    let _ = sender.send(Done { operation, member, result });
+}
+
+fn add(sum: &mut IngestStats, one: &IngestStats) {
+    sum.bytes_read += one.bytes_read;
+    sum.bytes_new += one.bytes_new;
+    sum.bytes_stored += one.bytes_stored;
+    sum.chunks_new += one.chunks_new;
+    sum.chunks_reused += one.chunks_reused;
+    sum.chunks_in_place += one.chunks_in_place;
+    sum.chunks_encoded += one.chunks_encoded;
+    sum.chunks_delta += one.chunks_delta;
+    sum.bytes_saved_by_deltas += one.bytes_saved_by_deltas;
+    sum.packs_written += one.packs_written;
+    sum.page_packs_written += one.page_packs_written;
+}
