@@ -18,6 +18,7 @@ mod full_disk;
 mod healing;
 mod hostile;
 mod house;
+mod icp_replica;
 mod interrupted;
 mod kill;
 mod lost_index;

@@ -5,6 +5,7 @@ mod backend;
 mod forge;
 mod noise;
 mod process;
+pub mod replica;
 mod snapshot;
 mod stores;
 mod tree;
