@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Authority, Call, Capabilities, Error, Evidence, Executor, Fetched, Status};
+use super::{Authority, Call, Capabilities, Error, Evidence, Executor, Fetched, Status, staged};
 use crate::run::facts::Snapshot;
 use crate::run::inventory::Row;
 
@@ -115,13 +115,7 @@ impl Executor for DirExecutor {
         if snapshot.is_some() {
             return Self::unsupported("fetch a snapshot");
         }
-        let path = self.path(member)?;
-        match std::fs::symlink_metadata(path) {
-            Ok(_) => Ok(Fetched::InPlace(path.to_owned())),
-            Err(error) => {
-                Err(Error::Refused(format!("member {}: {}: {error}", member.id, path.display())))
-            }
-        }
+        staged::in_place(member, self.path(member)?.to_owned())
     }
 
     /// Nothing: there is no evidence beside the files themselves, which are hashed as they are read.

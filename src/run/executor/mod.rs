@@ -14,10 +14,14 @@ use std::time::Duration;
 use super::facts::Snapshot;
 use super::inventory::Row;
 
+pub mod command;
 mod dir;
 pub mod process;
+mod reply;
+mod staged;
 pub mod text;
 
+pub use command::{CommandConfig, CommandExecutor};
 pub use dir::{DirConfig, DirExecutor};
 
 /// What a service can do. Steps that it cannot do are skipped by the runner, which says so.

@@ -1,9 +1,11 @@
 //! The built-in executors, with real programs as the services that they drive.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use strongroom::run::inventory::Row;
 
+mod command;
 mod dir;
 mod process;
 
@@ -15,6 +17,14 @@ const LONG: Duration = Duration::from_secs(600);
 /// A member with nothing but its identity.
 fn member(id: &str) -> Row {
     Row { id: id.into(), ..Row::default() }
+}
+
+/// Writes a shell script that can be run.
+fn script(path: &Path, text: &str) -> PathBuf {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::write(path, format!("#!/bin/sh\n{text}\n")).unwrap();
+    std::fs::set_permissions(path, PermissionsExt::from_mode(0o755)).unwrap();
+    path.to_owned()
 }
 
 /// Waits until something holds; it fails only when it never does.
