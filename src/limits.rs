@@ -88,3 +88,11 @@ pub const RACY_NANOS: i64 = 100_000_000;
 /// The same for times without fractions of a second: two seconds is the coarsest tick in use
 /// (FAT).
 pub const RACY_COARSE_NANOS: i64 = 2_000_000_000;
+
+// ---- interchange ------------------------------------------------------------------------------
+
+/// Largest JSON file of another program's backup directory that is read, in bytes: the journal of
+/// a run over some 6,000 members.
+pub const INTERCHANGE_JSON_BYTES_MAX: usize = 32 * MIB;
+/// Most members of all units of another program's backup together, each counted in every unit.
+pub const UNIT_MEMBERS_MAX: usize = 1 << 17;

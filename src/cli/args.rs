@@ -8,6 +8,10 @@ use std::path::PathBuf;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Parser, Subcommand, ValueEnum};
 
+mod interchange;
+
+pub use interchange::{Export, ExportCanic, ExportFormat, Import, ImportCanic, ImportFormat};
+
 use super::exit::Exit;
 use super::help;
 use crate::digest::Algorithm;
@@ -101,6 +105,12 @@ pub enum Command {
     /// Count what the store holds and what each generation adds
     #[command(after_help = help::STATS)]
     Stats(Stats),
+    /// Take in a backup directory of another program as the next generation of a deployment
+    #[command(after_help = help::IMPORT)]
+    Import(Import),
+    /// Write a generation as a backup directory of another program
+    #[command(after_help = help::EXPORT)]
+    Export(Export),
     /// Print a script that completes this command's arguments in a shell
     #[command(after_help = help::COMPLETIONS)]
     Completions(Completions),
@@ -371,11 +381,15 @@ mod tests {
 
     #[test]
     fn every_command_teaches_with_examples() {
-        for command in Args::command().get_subcommands() {
-            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
-            let example = format!("strongroom {}", command.get_name());
-            assert!(help.contains(&example), "{}", command.get_name());
+        fn check(command: &clap::Command, path: &str) {
+            for command in command.get_subcommands() {
+                let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+                let example = format!("{path} {}", command.get_name());
+                assert!(help.contains(&example), "{example}");
+                check(command, &example);
+            }
         }
+        check(&Args::command(), "strongroom");
     }
 
     #[test]

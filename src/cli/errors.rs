@@ -33,6 +33,11 @@ impl Failure {
         Self { exit: Exit::FAILED, message: message.into(), hint: None }
     }
 
+    /// Something stored is damaged.
+    pub fn damaged(message: impl Into<String>) -> Self {
+        Self { exit: Exit::DAMAGE, message: message.into(), hint: None }
+    }
+
     /// A signal ended the work.
     pub fn interrupted(message: impl Into<String>) -> Self {
         Self { exit: Exit::INTERRUPTED, message: message.into(), hint: None }

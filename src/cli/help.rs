@@ -113,6 +113,32 @@ Examples:
   strongroom stats orders@g2 orders@g3
   strongroom stats --json | jq '.generations[] | {generation, freed_stored_bytes}'";
 
+/// Under `import` and its formats.
+pub const IMPORT: &str = "\
+The directory is checked the way canic-backup checks it, and the checksum of every artifact is
+computed anew; nothing becomes visible unless all of it is right. Roles, parents, topology and
+snapshots are kept with the generation. Unfinished backups and unknown fields are refused, and no
+symbolic link is followed.
+
+If the newest generation of the deployment came from the same backup, no second one is made.
+
+Examples:
+  strongroom import canic /backups/fleet-2026-03-01 --name fleet
+  strongroom import canic ./backup --name fleet --store /backup/store --init
+  strongroom import canic ./backup --name fleet --json | jq .created";
+
+/// Under `export` and its formats.
+pub const EXPORT: &str = "\
+Only generations of runs and imports can be exported: plain backups of directories know no roles,
+topology and snapshots. The members' names must be principals.
+
+The directory appears all at once when it is complete. After an interruption, run the same command
+again: what is in place already is kept.
+
+Examples:
+  strongroom export canic fleet --to /tmp/backup
+  strongroom export canic fleet@g3 --to ./backup --json | jq '.members[].checksum.value'";
+
 /// Under `completions`.
 pub const COMPLETIONS: &str = "\
 Examples:

@@ -52,6 +52,8 @@ fn run(args: Args) -> Exit {
         Command::Restore(args) => commands::restore::run(args, &context),
         Command::Verify(args) => commands::verify::run(args, &context),
         Command::Stats(args) => commands::stats::run(args, &context),
+        Command::Import(args) => commands::interchange::import(args, &context),
+        Command::Export(args) => commands::interchange::export(args, &context),
         Command::Completions(args) => commands::completions::run(args, &context),
         Command::Man(args) => commands::man::run(args, &context),
     };

@@ -62,6 +62,12 @@ impl<'s> Staged<'s> {
         &self.failed
     }
 
+    /// Returns the artifacts that could be read, in the order of their sources. Their manifests are
+    /// not stored yet.
+    pub fn artifacts(&self) -> impl Iterator<Item = &Artifact> {
+        self.artifacts.iter().map(|(artifact, _)| artifact)
+    }
+
     /// Returns what was done.
     #[must_use]
     pub fn stats(&self) -> &IngestStats {

@@ -64,7 +64,15 @@ fn pages() -> Vec<Page> {
         Page::new(command).source(format!("strongroom {version}")).manual("Strongroom")
     };
     let mut pages = vec![page(whole.clone())];
-    pages.extend(whole.get_subcommands().filter(|c| !c.is_hide_set()).cloned().map(page));
+    let shown = |command: &clap::Command| {
+        let commands = command.get_subcommands().filter(|command| !command.is_hide_set());
+        commands.cloned().collect::<Vec<_>>()
+    };
+    for command in shown(&whole) {
+        let below = shown(&command);
+        pages.push(page(command));
+        pages.extend(below.into_iter().map(page));
+    }
     pages
 }
 
@@ -83,7 +91,7 @@ mod tests {
     fn every_command_has_a_page() {
         let names: Vec<_> = pages().iter().map(Page::get_filename).collect();
         assert_eq!(names[0], "strongroom.1");
-        for command in ["backup", "restore", "verify", "man"] {
+        for command in ["backup", "restore", "verify", "import", "import-canic", "man"] {
             assert!(names.contains(&format!("strongroom-{command}.1")), "{names:?}");
         }
     }

@@ -5,6 +5,7 @@ pub mod cat;
 pub mod completions;
 pub mod diff;
 pub mod init;
+pub mod interchange;
 pub mod list;
 pub mod ls;
 pub mod man;
