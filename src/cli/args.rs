@@ -15,6 +15,7 @@ pub use interchange::{Export, ExportCanic, ExportFormat, Import, ImportCanic, Im
 use super::exit::Exit;
 use super::help;
 use crate::digest::Algorithm;
+use crate::run::facts::Scope;
 use crate::store::{Reference, parse_label};
 
 /// Back up deployments into a content-addressed store, and get them back
@@ -49,6 +50,15 @@ pub struct Args {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Global options")]
 pub struct Global {
+    /// Configuration [default: strongroom.toml, if it is there]
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        env = "STRONGROOM_CONFIG",
+        hide_env_values = true
+    )]
+    pub config: Option<PathBuf>,
     /// Directory of the store
     #[arg(
         long,
@@ -81,6 +91,18 @@ pub enum Command {
     /// Back up directories or files as the next generation of a deployment
     #[command(after_help = help::BACKUP)]
     Backup(Backup),
+    /// Go on with a run that was interrupted or failed
+    #[command(after_help = help::RESUME)]
+    Resume(Resume),
+    /// List runs, show one, or give one up
+    #[command(subcommand, after_help = help::RUN)]
+    Run(Run),
+    /// Tell what is unfinished, what it needs next, and what is overdue
+    #[command(after_help = help::STATUS)]
+    Status(Status),
+    /// Show the configuration and where each value is from
+    #[command(subcommand, after_help = help::CONFIG)]
+    Config(Config),
     /// List the generations of all deployments, or of one
     #[command(after_help = help::LIST)]
     List(List),
@@ -121,17 +143,35 @@ pub enum Command {
 
 /// Arguments of `backup`.
 #[derive(Debug, clap::Args)]
+#[expect(clippy::struct_excessive_bools, reason = "one for each flag")]
 pub struct Backup {
-    /// The deployment that gets a new generation
-    #[arg(long, value_name = "DEPLOYMENT", value_parser = parse_deployment)]
-    pub name: String,
-    /// What to back up: a directory or a file, with the member's name before it
-    #[arg(value_name = "[MEMBER=]PATH", required = true)]
+    /// The deployment that gets a new generation of the directories and files that follow
+    #[arg(long, value_name = "DEPLOYMENT", value_parser = parse_deployment, conflicts_with = "all")]
+    pub name: Option<String>,
+    /// What to back up: with --name directories or files, each with the member's name before it;
+    /// otherwise deployments of the configuration
+    #[arg(value_name = "[MEMBER=]PATH|DEPLOYMENT", required_unless_present = "all")]
     pub sources: Vec<OsString>,
+    /// Back up all deployments of the configuration
+    #[arg(long, conflicts_with = "sources")]
+    pub all: bool,
+    /// Print what would be done to the members of configured deployments, and do nothing
+    #[arg(long, conflicts_with = "name")]
+    pub plan: bool,
+    /// Which members of configured deployments
+    #[arg(long, value_enum, conflicts_with = "name")]
+    pub scope: Option<ScopeName>,
+    /// The member for a scope that selects one, by identity or role
+    #[arg(long, value_name = "MEMBER", conflicts_with = "name")]
+    pub select: Option<String>,
+    /// Begin at most so many operations, then stop; `resume` goes on
+    #[arg(long, value_name = "N", conflicts_with = "name")]
+    pub max_steps: Option<u64>,
     /// Create the store if there is none
     #[arg(long)]
     pub init: bool,
-    /// Checksum stated for every member, as b3sum or sha256sum compute it
+    /// Checksum stated for every member, as b3sum or sha256sum compute it; for configured
+    /// deployments the configuration says which
     #[arg(long, value_name = "ALGORITHM", value_enum, default_value_t = ChecksumName::Blake3)]
     pub checksum: ChecksumName,
     /// Read every file, also those whose times and length are unchanged
@@ -143,6 +183,82 @@ pub struct Backup {
     /// Threads that read, hash and compress [default: one per processor]
     #[arg(long, value_name = "N", value_parser = parse_threads)]
     pub threads: Option<usize>,
+}
+
+/// Arguments of `resume`.
+#[derive(Debug, clap::Args)]
+pub struct Resume {
+    /// The run [default: all that are unfinished]
+    #[arg(value_name = "RUN")]
+    pub run: Option<String>,
+    /// Begin at most so many operations, then stop
+    #[arg(long, value_name = "N")]
+    pub max_steps: Option<u64>,
+}
+
+/// What `run` does.
+#[derive(Debug, Subcommand)]
+pub enum Run {
+    /// List the runs
+    List {
+        /// Only those of this deployment
+        #[arg(value_name = "DEPLOYMENT", value_parser = parse_deployment)]
+        deployment: Option<String>,
+    },
+    /// Show a run: its plan, its operations and their receipts, its artifacts
+    Show {
+        /// The run
+        #[arg(value_name = "RUN")]
+        run: String,
+    },
+    /// Give a run up: start what it had stopped, remove what it had staged
+    Abandon {
+        /// The run
+        #[arg(value_name = "RUN")]
+        run: String,
+        /// Why, for the journal
+        #[arg(long, value_name = "TEXT", default_value = "given up by the operator")]
+        reason: String,
+    },
+}
+
+/// Arguments of `status`.
+#[derive(Debug, clap::Args)]
+pub struct Status {
+    /// End with code 3 if a run is unfinished or a deployment overdue
+    #[arg(long)]
+    pub check: bool,
+}
+
+/// What `config` does.
+#[derive(Debug, Subcommand)]
+pub enum Config {
+    /// Show every setting with where its value is from
+    Show,
+}
+
+/// Which members, by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ScopeName {
+    /// One member.
+    Member,
+    /// One member and all below it.
+    Subtree,
+    /// All but the root.
+    NonRootDeployment,
+    /// All, the root included.
+    MaintenanceRoot,
+}
+
+impl From<ScopeName> for Scope {
+    fn from(name: ScopeName) -> Self {
+        match name {
+            ScopeName::Member => Self::Member,
+            ScopeName::Subtree => Self::Subtree,
+            ScopeName::NonRootDeployment => Self::NonRootDeployment,
+            ScopeName::MaintenanceRoot => Self::MaintenanceRoot,
+        }
+    }
 }
 
 /// Arguments of `list`.

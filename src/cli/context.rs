@@ -1,10 +1,11 @@
 //! What every command needs: the store's place, and how to print.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::args::Global;
 use super::errors::{self, Failure};
+use super::fleet::{self, Loaded};
 use super::output::shell_word;
 use crate::backend::{self, Backend, LocalBackend, ThrottledBackend};
 use crate::store::{self, Store, StoreConfig};
@@ -13,6 +14,8 @@ use crate::store::{self, Store, StoreConfig};
 #[derive(Debug)]
 pub struct Context {
     store: Option<PathBuf>,
+    config: Option<PathBuf>,
+    loaded: OnceLock<Option<Loaded>>,
     /// Bytes a second to and from the store.
     limit_rate: Option<u64>,
     /// One JSON object instead of text.
@@ -26,9 +29,10 @@ pub struct Context {
 impl Context {
     /// Makes the context; an empty `--store` counts as none.
     pub fn new(global: Global) -> Self {
-        let Global { store, limit_rate, json, quiet, no_progress } = global;
+        let Global { config, store, limit_rate, json, quiet, no_progress } = global;
         let store = store.filter(|store| !store.is_empty()).map(PathBuf::from);
-        Self { store, limit_rate, json, quiet, progress: !quiet && !no_progress }
+        let progress = !quiet && !no_progress;
+        Self { store, config, loaded: OnceLock::new(), limit_rate, json, quiet, progress }
     }
 
     /// Says whether a summary for people is wanted.
@@ -41,10 +45,38 @@ impl Context {
     /// # Errors
     /// None was given.
     pub fn store_path(&self) -> Result<&Path, Failure> {
-        self.store.as_deref().ok_or_else(|| {
-            let hint = "give its directory with --store DIR or in the variable STRONGROOM_STORE";
+        let configured = match &self.store {
+            Some(store) => return Ok(store),
+            None => self.config()?.and_then(|loaded| loaded.config.store.as_deref()),
+        };
+        configured.ok_or_else(|| {
+            let hint = "give its directory with --store DIR, in the variable STRONGROOM_STORE, or as \
+                        `store` in strongroom.toml";
             Failure::usage("no store was named").with_hint(hint)
         })
+    }
+
+    /// Returns the configuration, if one was named or is in the working directory.
+    ///
+    /// # Errors
+    /// It cannot be read, or is refused.
+    pub fn config(&self) -> Result<Option<&Loaded>, Failure> {
+        /// Looked for in the working directory.
+        const DEFAULT: &str = "strongroom.toml";
+        if self.loaded.get().is_none() {
+            let loaded = match &self.config {
+                Some(path) => Some(fleet::load(path)?),
+                None if Path::new(DEFAULT).exists() => Some(fleet::load(Path::new(DEFAULT))?),
+                None => None,
+            };
+            let _ = self.loaded.set(loaded);
+        }
+        Ok(self.loaded.get().and_then(Option::as_ref))
+    }
+
+    /// Says whether the store was named by option or variable.
+    pub fn store_was_named(&self) -> bool {
+        self.store.is_some()
     }
 
     /// Returns a command with this store, for hints.

@@ -38,6 +38,11 @@ impl Failure {
         Self { exit: Exit::DAMAGE, message: message.into(), hint: None }
     }
 
+    /// Another process has what is needed.
+    pub fn locked(message: impl Into<String>) -> Self {
+        Self { exit: Exit::LOCKED, message: message.into(), hint: None }
+    }
+
     /// A signal ended the work.
     pub fn interrupted(message: impl Into<String>) -> Self {
         Self { exit: Exit::INTERRUPTED, message: message.into(), hint: None }
@@ -81,6 +86,11 @@ impl Failure {
     /// Says whether this is only that nobody reads standard output any more.
     pub fn is_closed_pipe(&self) -> bool {
         self.message.is_empty()
+    }
+
+    /// Returns what failed, and why.
+    pub fn message(&self) -> &str {
+        &self.message
     }
 
     /// Returns how the command ends.
@@ -274,6 +284,7 @@ mod tests {
     fn context() -> Context {
         let store = Some("/backup/my store".into());
         Context::new(Global {
+            config: None,
             store,
             limit_rate: None,
             json: false,

@@ -31,7 +31,45 @@ Examples:
   strongroom backup --name orders /srv/api /srv/db
   strongroom backup --name orders api=/srv/api/data db=/var/lib/db --checksum sha256
   strongroom backup --name laptop --store /media/disk/store --init home=$HOME
-  strongroom backup --name orders /srv/api --json | jq .bytes_stored";
+  strongroom backup --name orders /srv/api --json | jq .bytes_stored
+
+Deployments of strongroom.toml are backed up by name. Their members are stopped, their snapshots
+made, the members started, and the snapshots downloaded, stored and read back, as far as their
+executor can do these things. Nothing is visible before everything is durable.
+
+  strongroom backup --plan orders
+  strongroom backup --all
+  strongroom backup orders --scope subtree --select shard-1";
+
+/// Under `resume`.
+pub const RESUME: &str = "\
+What a run has done is in its journal in the store; a step that was begun and not ended is not
+believed to be done: the service is asked. Repeating the same `backup` does the same.
+
+Examples:
+  strongroom resume
+  strongroom resume 20261123t020000z-0a1b2c3d";
+
+/// Under `run`.
+pub const RUN: &str = "\
+Examples:
+  strongroom run list orders
+  strongroom run show 20261123t020000z-0a1b2c3d
+  strongroom run abandon 20261123t020000z-0a1b2c3d --reason 'the fleet was rebuilt'";
+
+/// Under `status`.
+pub const STATUS: &str = "\
+A deployment is overdue if its newest generation is older than its setting `every`.
+
+Examples:
+  strongroom status
+  strongroom status --check || mail -s 'backups' admin";
+
+/// Under `config`.
+pub const CONFIG: &str = "\
+Examples:
+  strongroom config show
+  strongroom config show --json | jq .deployments";
 
 /// Under `list`.
 pub const LIST: &str = "\

@@ -9,6 +9,7 @@ mod commands;
 mod context;
 mod errors;
 pub mod exit;
+mod fleet;
 mod help;
 mod json;
 mod members;
@@ -44,6 +45,10 @@ fn run(args: Args) -> Exit {
     let result = match &args.command {
         Command::Init => commands::init::run(&context),
         Command::Backup(args) => commands::backup::run(args, &context),
+        Command::Resume(args) => commands::runs::resume(args, &context),
+        Command::Run(args) => commands::runs::run(args, &context),
+        Command::Status(args) => commands::runs::status(args, &context),
+        Command::Config(args) => commands::config::run(args, &context),
         Command::List(args) => commands::list::run(args, &context),
         Command::Show(args) => commands::show::run(args, &context),
         Command::Ls(args) => commands::ls::run(args, &context),

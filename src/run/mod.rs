@@ -9,6 +9,7 @@
 //! store, so that any step may be killed and the run resumed. The store knows nothing of runs; what
 //! a run knows of a deployment is kept in its generation's manifest as [`facts`].
 
+pub mod config;
 pub mod event;
 pub mod executor;
 pub mod facts;

@@ -15,6 +15,10 @@ const LOCKS: &str = "locks";
 /// name.
 const BOOT: &str = ".boot";
 
+/// The lock of a member that has work under way; it is held as long as any copy of it is, in
+/// whatever process.
+pub type MemberLock = Arc<File>;
+
 /// A staging area.
 #[derive(Clone, Debug)]
 pub struct Staging {
@@ -145,7 +149,7 @@ impl Staging {
     ///
     /// # Errors
     /// The lock cannot be made.
-    pub fn lock(&self, deployment: &str, member: &str) -> Result<Option<Arc<File>>, Error> {
+    pub fn lock(&self, deployment: &str, member: &str) -> Result<Option<MemberLock>, Error> {
         let name = Digest::of(format!("{deployment}:{member}").as_bytes()).short();
         let path = self.root.join(LOCKS).join(name);
         let mut open = File::options();

@@ -13,6 +13,7 @@ mod every_bit;
 mod every_kind;
 mod executors;
 mod faults;
+mod fleet_of_directories;
 mod format;
 mod full_disk;
 mod healing;

@@ -64,6 +64,7 @@ struct FailedReport<'r> {
 /// # Errors
 /// The storage failed, or the work was interrupted; nothing became visible.
 pub fn run(args: &Backup, context: &Context) -> Result<Exit, Failure> {
+    let Some(name) = &args.name else { return super::fleet_backup::run(args, context) };
     let sources = args.sources.iter().map(|word| members::source(word));
     let sources: Vec<_> = sources.collect::<Result<_, _>>()?;
     let (store, created) =
@@ -76,13 +77,13 @@ pub fn run(args: &Backup, context: &Context) -> Result<Exit, Failure> {
         exclude: exclude_store(context, &sources)?,
     };
     let job = Job::start("backup", context.progress)?;
-    let result = store.backup(&args.name, &sources, &options, &job.progress);
+    let result = store.backup(name, &sources, &options, &job.progress);
     let seconds = job.finish();
-    let report = result.map_err(|error| failure(context, &args.name, error))?;
+    let report = result.map_err(|error| failure(context, name, error))?;
     let exit = if report.failed.is_empty() { Exit::DONE } else { Exit::PARTLY };
-    note_failed(&args.name, &report);
+    note_failed(name, &report);
     let result = if context.json {
-        let report = json_report(&args.name, &report, created, seconds);
+        let report = json_report(name, &report, created, seconds);
         output::stdout().and_then(|mut out| json::print(&mut out, "backup", &report))
     } else if context.quiet {
         Ok(())

@@ -3,13 +3,16 @@
 pub mod backup;
 pub mod cat;
 pub mod completions;
+pub mod config;
 pub mod diff;
+pub mod fleet_backup;
 pub mod init;
 pub mod interchange;
 pub mod list;
 pub mod ls;
 pub mod man;
 pub mod restore;
+pub mod runs;
 pub mod show;
 pub mod stats;
 pub mod verify;

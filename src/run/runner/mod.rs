@@ -15,9 +15,7 @@ mod steps;
 mod transfer;
 
 use std::collections::{HashMap, HashSet};
-use std::fs::File;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::event::{Completed, Event, Receipt};
@@ -25,7 +23,7 @@ use super::executor::{self, Call, Executor};
 use super::inventory::Row;
 use super::journal::{self, Journal};
 use super::plan::{OperationKind as Kind, Plan};
-use super::staging::{self, Staging};
+use super::staging::{self, MemberLock, Staging};
 use super::state::{self, Outcome, RunState};
 use crate::backend::{Lock, LockMode};
 use crate::clock::UnixNanos;
@@ -275,7 +273,7 @@ pub struct Runner<'a> {
     journal: Journal,
     state: RunState,
     staging: Staging,
-    members: HashMap<String, Arc<File>>,
+    members: HashMap<String, MemberLock>,
     /// Manifests that this process has read back.
     read_back: HashSet<String>,
     stats: IngestStats,

@@ -2,13 +2,18 @@
 //! request, kept in the run's journal, and computed again when the run is resumed; a plan that
 //! differs from what its own request gives was edited and is refused.
 
+mod error;
+mod select;
+
 use serde::{Deserialize, Serialize};
 
 use super::facts::{Identity, Quiescence, Scope};
-use super::inventory::{self, Inventory, Row};
+use super::inventory::{Inventory, Row};
 use super::topology::topology_hash;
 use crate::digest::{Algorithm, Digest};
 use crate::store::parse_label;
+pub use error::Error;
+use select::{root_of, selected_of};
 
 /// The schema that is written, and the only one that is read.
 pub const SCHEMA: &str = "strongroom.plan/1";
@@ -201,82 +206,6 @@ pub struct Plan {
     pub operations: Vec<Operation>,
 }
 
-/// Why there is no plan.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The inventory.
-    #[error(transparent)]
-    Inventory(#[from] inventory::Error),
-    /// The name of the deployment.
-    #[error("{0}")]
-    Deployment(String),
-    /// No member has this identity or role.
-    #[error("no member has the identity or role {selector:?}; there are: {}", .known.join(", "))]
-    UnknownSelector {
-        /// What was given.
-        selector: String,
-        /// Identities and roles that exist.
-        known: Vec<String>,
-    },
-    /// Several members have this role.
-    #[error("the role {selector:?} is that of several members: {}", .matches.join(", "))]
-    AmbiguousSelector {
-        /// What was given.
-        selector: String,
-        /// The members.
-        matches: Vec<String>,
-    },
-    /// The scope needs a member.
-    #[error("the scope {scope} needs a member: give its identity or role")]
-    NoSelector {
-        /// The scope.
-        scope: &'static str,
-    },
-    /// The scope takes no member.
-    #[error("the scope {scope} selects no single member, but {selector:?} was given")]
-    NeedlessSelector {
-        /// The scope.
-        scope: &'static str,
-        /// What was given.
-        selector: String,
-    },
-    /// The root is in the scope that must not hold it.
-    #[error(
-        "{root} is the root of the deployment: it is backed up only in the scope maintenance-root"
-    )]
-    RootSelected {
-        /// The root.
-        root: String,
-    },
-    /// It is not clear which member is the root.
-    #[error("several members have no parent ({}): say which one is the root", .members.join(", "))]
-    AmbiguousRoot {
-        /// Members without a parent.
-        members: Vec<String>,
-    },
-    /// Nothing is left.
-    #[error("the scope {scope} leaves no members")]
-    NoTargets {
-        /// The scope.
-        scope: &'static str,
-    },
-    /// The plan was written by a newer version.
-    #[error("the plan has the schema {schema:?}; this program reads {SCHEMA:?}")]
-    Newer {
-        /// Its schema.
-        schema: String,
-    },
-    /// The plan is no plan.
-    #[error("the plan cannot be read: {0}")]
-    Json(#[from] serde_json::Error),
-    /// The plan is not what its own request gives.
-    #[error("the plan was edited: its {part} are not what its request and inventory give")]
-    Edited {
-        /// What differs.
-        part: &'static str,
-    },
-}
-
 impl Scope {
     /// Returns its name.
     #[must_use]
@@ -398,72 +327,6 @@ fn target(row: &Row, inventory: &Inventory, request: &Request) -> Target {
     let identity =
         if request.fixed.contains(&id) { Identity::Fixed } else { Identity::Relocatable };
     Target { row: TargetRow { id, role, kind, parent, module_hash }, depth, identity }
-}
-
-fn root_of(request: &Request, inventory: &Inventory) -> Result<String, Error> {
-    if let Some(root) = &request.root {
-        return select(root, inventory);
-    }
-    let tops: Vec<_> = inventory.rows().iter().filter(|row| row.parent.is_none()).collect();
-    match (tops.as_slice(), request.scope) {
-        // The root matters only where it is left out.
-        ([top, ..], Scope::MaintenanceRoot) | ([top], _) => Ok(top.id.clone()),
-        (tops, _) => {
-            let members = tops.iter().map(|row| row.id.clone()).collect();
-            Err(Error::AmbiguousRoot { members })
-        }
-    }
-}
-
-fn selected_of(
-    request: &Request,
-    inventory: &Inventory,
-    root: &str,
-) -> Result<Option<String>, Error> {
-    let scope = request.scope.name();
-    match (request.scope, &request.selector) {
-        (Scope::Member | Scope::Subtree, None) => Err(Error::NoSelector { scope }),
-        (Scope::Member | Scope::Subtree, Some(selector)) => {
-            let selected = select(selector, inventory)?;
-            if selected == root {
-                return Err(Error::RootSelected { root: selected });
-            }
-            Ok(Some(selected))
-        }
-        (Scope::NonRootDeployment | Scope::MaintenanceRoot, None) => Ok(None),
-        (Scope::MaintenanceRoot, Some(selector)) if select(selector, inventory)? == root => {
-            Ok(Some(root.to_owned()))
-        }
-        (_, Some(selector)) => Err(Error::NeedlessSelector { scope, selector: selector.clone() }),
-    }
-}
-
-/// Finds a member by its identity, or by a role that only one has.
-fn select(selector: &str, inventory: &Inventory) -> Result<String, Error> {
-    if let Some((row, _)) = inventory.get(selector) {
-        return Ok(row.id.clone());
-    }
-    let rows = inventory.rows();
-    let matches: Vec<String> = rows
-        .iter()
-        .filter(|row| row.role.as_deref() == Some(selector))
-        .map(|row| row.id.clone())
-        .collect();
-    let selector = selector.to_owned();
-    match matches.len() {
-        1 => Ok(matches.into_iter().next().unwrap_or_default()),
-        0 => {
-            let mut known: Vec<String> = rows
-                .iter()
-                .flat_map(|row| [Some(row.id.clone()), row.role.clone()])
-                .flatten()
-                .collect();
-            known.sort_unstable();
-            known.dedup();
-            Err(Error::UnknownSelector { selector, known })
-        }
-        _ => Err(Error::AmbiguousSelector { selector, matches }),
-    }
 }
 
 /// Lists the operations: validations, stops from the top down, snapshots, starts in reverse, then
