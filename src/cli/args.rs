@@ -200,18 +200,21 @@ pub struct Resume {
 #[derive(Debug, Subcommand)]
 pub enum Run {
     /// List the runs
+    #[command(after_help = help::RUN)]
     List {
         /// Only those of this deployment
         #[arg(value_name = "DEPLOYMENT", value_parser = parse_deployment)]
         deployment: Option<String>,
     },
     /// Show a run: its plan, its operations and their receipts, its artifacts
+    #[command(after_help = help::RUN)]
     Show {
         /// The run
         #[arg(value_name = "RUN")]
         run: String,
     },
     /// Give a run up: start what it had stopped, remove what it had staged
+    #[command(after_help = help::RUN)]
     Abandon {
         /// The run
         #[arg(value_name = "RUN")]
@@ -234,6 +237,7 @@ pub struct Status {
 #[derive(Debug, Subcommand)]
 pub enum Config {
     /// Show every setting with where its value is from
+    #[command(after_help = help::CONFIG)]
     Show,
 }
 

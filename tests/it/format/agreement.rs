@@ -7,6 +7,7 @@ use std::sync::Arc;
 use strongroom::backend::{Backend as _, Key, MemoryBackend, Put};
 use strongroom::digest::Digest;
 use strongroom::format::header::Header;
+use strongroom::format::journal::JournalRecord;
 use strongroom::format::manifest::{Artifact, Entry, Generation, Node as LibraryNode};
 use strongroom::format::page::{self, ChunkRef, PageRef};
 use strongroom::format::record::Record;
@@ -23,12 +24,13 @@ use super::golden::{self, Golden, STORE_ID, kept};
 use super::hex;
 
 /// Frames of the golden store, with their kinds.
-const FRAMES: [(&str, frame::Kind); 5] = [
+const FRAMES: [(&str, frame::Kind); 6] = [
     ("store-header", frame::STORE),
     ("artifact-manifest", frame::ARTIFACT),
     ("generation-manifest", frame::GENERATION),
     ("commit-promote", frame::COMMIT),
     ("commit-unknown", frame::COMMIT),
+    ("journal-record", frame::JOURNAL),
 ];
 
 fn library_reads_frame(kind: frame::Kind, bytes: &[u8]) -> bool {
@@ -36,6 +38,7 @@ fn library_reads_frame(kind: frame::Kind, bytes: &[u8]) -> bool {
         frame::STORE => Header::decode(bytes).is_ok(),
         frame::ARTIFACT => Artifact::decode(bytes).is_ok(),
         frame::GENERATION => Generation::decode(bytes).is_ok(),
+        frame::JOURNAL => JournalRecord::decode(bytes).is_ok(),
         _ => Record::decode(bytes).is_ok(),
     }
 }
@@ -45,6 +48,7 @@ fn own_reader_reads_frame(kind: frame::Kind, bytes: &[u8]) -> bool {
         frame::STORE => own_frame::header(bytes).is_ok(),
         frame::ARTIFACT => own_frame::artifact(bytes).is_ok(),
         frame::GENERATION => own_frame::generation(bytes).is_ok(),
+        frame::JOURNAL => own_frame::journal(bytes).is_ok(),
         _ => own_frame::commit(bytes).is_ok(),
     }
 }
@@ -134,6 +138,7 @@ fn the_independent_reader_reads_the_golden_bytes_to_the_expected_values() {
     expect!("generation-manifest", own_frame::generation);
     expect!("commit-promote", own_frame::commit);
     expect!("commit-unknown", own_frame::commit);
+    expect!("journal-record", own_frame::journal);
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use strongroom::clock::UnixNanos;
 use strongroom::digest::{Algorithm, Checksums, Digest};
 use strongroom::format::header::{Header, StoreId};
+use strongroom::format::journal::JournalRecord;
 use strongroom::format::manifest::{
     Artifact, Chunks, Content, Counts, Entry, Extension, Generation, Member, Missing, Node,
 };
@@ -252,6 +253,17 @@ fn commits(generation: &[u8]) -> [Vec<u8>; 2] {
     [first, second]
 }
 
+fn journal() -> Vec<u8> {
+    let record = JournalRecord {
+        run: "20231114t221320z-0a1b2c3d".into(),
+        number: 1,
+        previous: Digest::ZERO,
+        time: TIME,
+        event: br#"{"event":"abandoned","reason":"a test"}"#.to_vec(),
+    };
+    record.encode()
+}
+
 /// Makes all golden objects.
 pub fn all() -> Vec<Golden> {
     let (raw, delta, repeated) = (RAW.as_bytes(), DELTA.as_bytes(), repeated());
@@ -309,5 +321,6 @@ pub fn all() -> Vec<Golden> {
         stored("generation-manifest", "manifests", generation),
         at("commit-promote", "log/00000000000000000001", first),
         at("commit-unknown", "log/00000000000000000002", second),
+        at("journal-record", "runs/20231114t221320z-0a1b2c3d/00000000000000000001", journal()),
     ]
 }

@@ -67,6 +67,15 @@ pub enum Event {
     Unknown { kind: u16, body: Bytes },
 }
 
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Journal {
+    pub run: String,
+    pub number: u64,
+    pub previous: Id,
+    pub time: i64,
+    pub event: Bytes,
+}
+
 /// Checks a frame and returns its payload.
 pub fn open<'a>(bytes: &'a [u8], kind: &[u8]) -> Result<&'a [u8]> {
     demand(bytes.len() >= 56, format!("a frame of {} bytes", bytes.len()))?;
@@ -207,4 +216,21 @@ fn check_name(name: &str) -> Result<()> {
         && !name.contains(['/', '@', ':', '='])
         && !name.chars().any(char::is_control);
     demand(good, format!("name {name:?}"))
+}
+
+pub fn journal(bytes: &[u8]) -> Result<Journal> {
+    let record = whole(open(bytes, b"JRNL")?, |at| {
+        Ok(Journal {
+            run: at.text()?,
+            number: at.u64()?,
+            previous: Id(at.array()?),
+            time: at.i64()?,
+            event: at.bytes()?,
+        })
+    })?;
+    let good = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    let name = &record.run;
+    demand((1..=64).contains(&name.len()), "length of a run's name")?;
+    demand(name.bytes().all(good) && !name.starts_with('-'), "name of a run")?;
+    Ok(record)
 }
