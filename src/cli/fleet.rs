@@ -144,6 +144,10 @@ impl<'c> Fleet<'c> {
         };
         let mut options = Options::new(staging);
         options.ingest = ingest;
+        // A member that holds the store is read without it.
+        let own = [context.store_path()?, options.staging.as_path()];
+        let own = own.into_iter().filter_map(|path| crate::fstree::identity_of(path).ok());
+        options.ingest.exclude.extend(own);
         if let Some(concurrency) = self.settings.concurrency {
             options.concurrency = concurrency;
         }

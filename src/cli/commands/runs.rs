@@ -72,7 +72,7 @@ fn word(outcome: &Outcome) -> &'static str {
 }
 
 fn time(nanos: i64) -> String {
-    output::time(output::clock_time(UnixNanos(nanos)))
+    output::time_to_the_second(output::clock_time(UnixNanos(nanos)))
 }
 
 fn line(run: String, state: Result<RunState, runner::Error>) -> RunLine {
