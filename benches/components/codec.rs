@@ -13,7 +13,7 @@ pub fn all(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("codec");
     group.throughput(Throughput::Bytes(CHUNK_BYTES as u64));
     let (image, incompressible) = (records(3, CHUNK_BYTES), noise(3, CHUNK_BYTES));
-    let levels = [("fast", Level::FAST), ("dense", Level::DENSE)];
+    let levels = [("image", Level::IMAGE), ("paged", Level::PAGED), ("dense", Level::DENSE)];
     for (name, level) in levels {
         encode(&mut group, &format!("encode image, {name}"), &image, level);
         encode(&mut group, &format!("encode noise, {name}"), &incompressible, level);
@@ -36,7 +36,7 @@ fn encode(group: &mut BenchmarkGroup<'_, WallTime>, name: &str, plain: &[u8], le
 
 fn decode(group: &mut BenchmarkGroup<'_, WallTime>, name: &str, plain: &[u8]) {
     let mut stored = Vec::new();
-    let encoding = Encoder::new().expect("memory").encode(plain, Level::FAST, &mut stored);
+    let encoding = Encoder::new().expect("memory").encode(plain, Level::IMAGE, &mut stored);
     assert_eq!(encoding, Encoding::Zstd);
     let (mut decoder, mut out) = (Decoder::new().expect("memory"), vec![0; plain.len()]);
     group.bench_function(name, |bencher| {
@@ -50,11 +50,11 @@ fn delta(group: &mut BenchmarkGroup<'_, WallTime>, base: &[u8]) {
     plain[20_480..24_576].copy_from_slice(&records(4, 4096));
     let (room, mut stored) = (CHUNK_BYTES / 2, Vec::new());
     let mut encoder = Encoder::new().expect("memory");
-    assert!(encoder.encode_with_base(&plain, base, Level::FAST, room, &mut stored));
+    assert!(encoder.encode_with_base(&plain, base, Level::DELTA, room, &mut stored));
     group.bench_function("encode delta", |bencher| {
         bencher.iter(|| {
             stored.clear();
-            encoder.encode_with_base(black_box(&plain), base, Level::FAST, room, &mut stored)
+            encoder.encode_with_base(black_box(&plain), base, Level::DELTA, room, &mut stored)
         });
     });
     let (mut decoder, mut out) = (Decoder::new().expect("memory"), vec![0; plain.len()]);

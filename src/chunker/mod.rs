@@ -7,7 +7,7 @@
 
 mod policy;
 
-pub use policy::{Probe, choose};
+pub use policy::{Probe, choose, is_memory_image};
 
 pub use crate::values::{Chunking, Params};
 

@@ -44,9 +44,15 @@ pub fn choose(params: &Params, previous: Option<Chunking>, probe: &Probe<'_>) ->
     }
 }
 
+/// Says whether files of this name hold the memory of a program.
+#[must_use]
+pub fn is_memory_image(name: &[u8]) -> bool {
+    PAGED_NAMES.iter().any(|image| image.as_bytes().eq_ignore_ascii_case(name))
+}
+
 fn is_paged(probe: &Probe<'_>) -> bool {
     let name = String::from_utf8_lossy(probe.name).to_ascii_lowercase();
-    if PAGED_NAMES.contains(&name.as_str()) {
+    if is_memory_image(probe.name) {
         return true;
     }
     if probe.size_bytes < PAGED_BYTES_MIN {

@@ -46,16 +46,36 @@ pub enum Error {
     NoMemory,
 }
 
-/// How hard to compress.
+/// How hard to compress: what the compressor is told. Zero is its own choice for the level.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Level(pub i32);
+pub struct Level {
+    zstd: i32,
+    /// Logarithm of the entries of its table of matches.
+    hash_log: u32,
+    /// Shortest match that it looks for, in bytes.
+    min_match: u32,
+    /// How far it goes on after each place without a match, in bytes.
+    acceleration: u32,
+}
 
 impl Level {
-    /// For page-structured content, where compression is the budget of a backup: measured on
-    /// memory images, level 1 runs at 1.4 times the speed of level 3 for 1% more bytes.
-    pub const FAST: Self = Self(1);
+    /// For memory images, where compression is the budget of a backup: measured on images of stable
+    /// structures, 1.26 times the speed of zstd's level 1 for 0.7% more bytes. The larger table pays
+    /// for most of what the acceleration costs.
+    pub const IMAGE: Self = Self { zstd: 1, hash_log: 15, min_match: 5, acceleration: 2 };
+    /// For other page-structured content: 0.8% fewer bytes than zstd's level 1 at 0.96 times its
+    /// speed, which is 1.3 times that of level 3.
+    pub const PAGED: Self = Self { acceleration: 0, ..Self::IMAGE };
+    /// For chunks with a base: zstd's level 1.
+    pub const DELTA: Self = Self { zstd: 1, hash_log: 0, min_match: 0, acceleration: 0 };
     /// For files cut by content, trees and list pages: 3 stores 5% less than 1 on source trees.
-    pub const DENSE: Self = Self(3);
+    pub const DENSE: Self = Self { zstd: 3, ..Self::DELTA };
+
+    /// Returns the level for the same content where it has a base.
+    #[must_use]
+    pub fn with_base(self) -> Self {
+        if self == Self::DENSE { self } else { Self::DELTA }
+    }
 }
 
 /// A chunk is stored compressed only where that saves at least one part in this many; otherwise
@@ -129,11 +149,20 @@ impl<'base> Encoder<'base> {
     }
 
     fn set_level(&mut self, level: Level) {
-        if self.level != Some(level) {
-            let set = self.context.set_parameter(CParameter::CompressionLevel(level.0));
-            debug_assert!(set.is_ok(), "the level is within zstd's range");
-            self.level = Some(level);
+        if self.level == Some(level) {
+            return;
         }
+        let parameters = [
+            CParameter::CompressionLevel(level.zstd),
+            CParameter::HashLog(level.hash_log),
+            CParameter::MinMatch(level.min_match),
+            CParameter::TargetLength(level.acceleration),
+        ];
+        for parameter in parameters {
+            let set = self.context.set_parameter(parameter);
+            debug_assert!(set.is_ok(), "the level is within zstd's range");
+        }
+        self.level = Some(level);
     }
 }
 
@@ -213,7 +242,7 @@ mod tests {
 
     fn round_trip(plain: &[u8]) -> (Encoding, usize) {
         let mut stored = Vec::new();
-        let encoding = Encoder::new().unwrap().encode(plain, Level::FAST, &mut stored);
+        let encoding = Encoder::new().unwrap().encode(plain, Level::PAGED, &mut stored);
         let mut back = vec![1; plain.len()];
         Decoder::new().unwrap().decode(encoding, &stored, None, &mut back).unwrap();
         assert_eq!(back, plain);
@@ -236,7 +265,7 @@ mod tests {
         plain[30_000..30_016].copy_from_slice(&[7; 16]);
         let mut stored = Vec::new();
         let mut encoder = Encoder::new().unwrap();
-        assert!(encoder.encode_with_base(&plain, &base, Level::FAST, 4096, &mut stored));
+        assert!(encoder.encode_with_base(&plain, &base, Level::PAGED, 4096, &mut stored));
         assert!(stored.len() < 200, "{}", stored.len());
         let mut back = vec![0; plain.len()];
         let mut decoder = Decoder::new().unwrap();
@@ -251,9 +280,15 @@ mod tests {
         let (base, other) = (noise(3, 65536), b"abcd".repeat(9000));
         let mut encoder = Encoder::new().unwrap();
         let mut stored = vec![9];
-        assert!(!encoder.encode_with_base(&noise(4, 65536), &base, Level::FAST, 1000, &mut stored));
+        assert!(!encoder.encode_with_base(
+            &noise(4, 65536),
+            &base,
+            Level::PAGED,
+            1000,
+            &mut stored
+        ));
         assert_eq!(stored, [9]);
-        assert_eq!(encoder.encode(&other, Level::FAST, &mut stored), Encoding::Zstd);
+        assert_eq!(encoder.encode(&other, Level::PAGED, &mut stored), Encoding::Zstd);
         let mut back = vec![0; other.len()];
         Decoder::new().unwrap().decode(Encoding::Zstd, &stored[1..], None, &mut back).unwrap();
         assert_eq!(back, other);
@@ -269,7 +304,7 @@ mod tests {
         );
         assert!(decoder.decode(Encoding::Zstd, b"garbage", None, &mut plain).is_err());
         let mut stored = Vec::new();
-        Encoder::new().unwrap().encode(&[5; 4096], Level::FAST, &mut stored);
+        Encoder::new().unwrap().encode(&[5; 4096], Level::PAGED, &mut stored);
         assert!(decoder.decode(Encoding::Zstd, &stored, None, &mut plain).is_err());
         assert_eq!(Encoding::from_byte(3), None);
     }

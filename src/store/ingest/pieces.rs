@@ -233,7 +233,7 @@ impl<'b> Coder<'b> {
             let room = (alone_bytes as usize * DELTA_PART.0 / DELTA_PART.1)
                 .saturating_sub(DELTA_COST_BYTES)
                 .min(plain.len());
-            if self.encoder.encode_with_base(plain, bytes, level, room, stored) {
+            if self.encoder.encode_with_base(plain, bytes, level.with_base(), room, stored) {
                 let body = start..stored.len();
                 self.check(Encoding::ZstdWithBase, &stored[body.clone()], Some(bytes), plain)?;
                 let base = Some(location.record.digest);

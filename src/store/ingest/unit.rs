@@ -11,7 +11,7 @@ use super::pieces::{Encoded, Piece, Pieces};
 use super::previous::Range;
 use super::walk::{Draft, Todo};
 use super::{Error, Shared, Slot, SourceFault};
-use crate::chunker::{Chunking, Cutter, Probe, choose};
+use crate::chunker::{Chunking, Cutter, Probe, choose, is_memory_image};
 use crate::codec::Level;
 use crate::digest::Checksums;
 use crate::format::manifest::{Content, Entry, Node};
@@ -39,9 +39,10 @@ pub(super) enum Item {
     Fault(SourceFault),
 }
 
-fn level(chunking: Chunking) -> Level {
+fn level(chunking: Chunking, path: &[u8]) -> Level {
     match chunking {
-        Chunking::Fixed { .. } => Level::FAST,
+        Chunking::Fixed { .. } if is_memory_image(name_of(path)) => Level::IMAGE,
+        Chunking::Fixed { .. } => Level::PAGED,
         Chunking::Whole | Chunking::Cdc { .. } => Level::DENSE,
     }
 }
@@ -121,7 +122,7 @@ impl RangeUnit {
         };
         shared.progress.add(plain.len() as u64);
         let mut work = Pieces::new(shared);
-        let level = level(self.chunking);
+        let level = level(self.chunking, &self.draft.path);
         let (pieces, equal) = work.stretch(&plain, 0, &lens, self.offset, &self.previous, level);
         let new = work.encode(&plain, &mut stored)?;
         let len = plain.len();
@@ -237,7 +238,8 @@ fn small_file(
     let (from, to) = growth.widen(0, bytes);
     let range = range.range(from, to);
     let lens = cut(Cutter::new(chunking), content, true, 0, &range, growth);
-    let (pieces, equal) = work.stretch(plain, at, &lens, 0, &range, level(chunking));
+    let level = level(chunking, &draft.path);
+    let (pieces, equal) = work.stretch(plain, at, &lens, 0, &range, level);
     let content = &plain[at..];
     let with_sha256 = shared.options.algorithm == crate::digest::Algorithm::Sha256;
     let checksums = match (before, &pieces[..]) {
@@ -278,11 +280,14 @@ fn read_small(source: &Source, draft: &mut Draft, plain: &mut Vec<u8>) -> Result
     check_unchanged(&file, draft)
 }
 
+fn name_of(path: &[u8]) -> &[u8] {
+    path.rsplit(|byte| *byte == b'/').next().unwrap_or_default()
+}
+
 /// Returns what the chunking policy asks of a file.
 pub(super) fn probe<'a>(path: &'a [u8], stat: &Stat, head: &'a [u8]) -> Probe<'a> {
-    let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
     Probe {
-        name,
+        name: name_of(path),
         size_bytes: stat.size_bytes,
         allocated_bytes: stat.allocated_bytes,
         head: &head[..head.len().min(512)],
