@@ -46,6 +46,8 @@ pub const GENERATION: Kind = Kind { name: "generation manifest", tag: *b"GENE", 
 pub const COMMIT: Kind = Kind { name: "commit record", tag: *b"COMM", version: 1 };
 /// A record of a run's journal.
 pub const JOURNAL: Kind = Kind { name: "journal record", tag: *b"JRNL", version: 1 };
+/// The whole journal of a run that has ended.
+pub const ENDED_JOURNAL: Kind = Kind { name: "ended journal", tag: *b"JEND", version: 1 };
 
 /// Returns the frame of `value`.
 ///

@@ -47,6 +47,35 @@ impl JournalRecord {
     }
 }
 
+/// The whole journal of a run that has ended, object `runs/<run>/ended`.
+#[derive(Clone, Debug, PartialEq, Eq, bincode::Encode, bincode::Decode)]
+pub struct EndedJournal {
+    /// The objects of its records, in order.
+    pub records: Vec<Vec<u8>>,
+}
+
+/// Most bytes of records that are put into one [`EndedJournal`].
+pub const ENDED_BYTES_MAX: usize = crate::limits::RECORD_BYTES_MAX / 2;
+
+impl EndedJournal {
+    /// Returns the frame.
+    ///
+    /// # Panics
+    /// If the records take more than [`ENDED_BYTES_MAX`]: a bug of the caller.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        frame::encode(frame::ENDED_JOURNAL, self)
+    }
+
+    /// Decodes an ended journal; its records are decoded by themselves.
+    ///
+    /// # Errors
+    /// The bytes are damaged or newer.
+    pub fn decode(bytes: &[u8]) -> Result<Self, Error> {
+        frame::decode(frame::ENDED_JOURNAL, bytes)
+    }
+}
+
 /// Says whether `name` can name a run: `[a-z0-9-]`, not empty, at most [`RUN_NAME_BYTES_MAX`]
 /// bytes, no dash in front.
 #[must_use]

@@ -4,6 +4,11 @@
 //! A bad last record is a torn tail: it is set aside (moved to a name of its own) and the run goes
 //! on from the record before. A bad or missing record with another behind it is damage: the journal
 //! is refused, and what is durable is found in the commit log.
+//!
+//! When a run has ended, its records become one object, so that years of runs are not millions of
+//! objects, and a listing tells which runs have not ended.
+
+use std::collections::BTreeMap;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -12,11 +17,13 @@ use crate::backend::{self, Backend, Key, Put};
 use crate::clock::UnixNanos;
 use crate::digest::Digest;
 use crate::format::frame::FRAME_BYTES_MAX;
-use crate::format::journal::{JournalRecord, is_run_name};
+use crate::format::journal::{ENDED_BYTES_MAX, EndedJournal, JournalRecord, is_run_name};
 use crate::format::{self};
 
 /// Folder of the journals.
 pub const FOLDER: &str = "runs";
+/// Name of the object that the records of an ended run become.
+const ENDED: &str = "ended";
 
 /// What can go wrong with a journal.
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +73,14 @@ pub enum Error {
         /// What is wrong.
         reason: String,
     },
+    /// The one object of an ended run is damaged.
+    #[error("journal of {run}: {source}")]
+    Ended {
+        /// The run.
+        run: String,
+        /// What is wrong.
+        source: format::Error,
+    },
     /// Another process appended to the same journal.
     #[error("journal of {run}: another process wrote record {number}")]
     Taken {
@@ -100,21 +115,38 @@ fn key(run: &str, number: u64) -> Result<Key, Error> {
     Key::new(format!("{FOLDER}/{run}/{number:020}")).map_err(bad)
 }
 
+fn ended_key(run: &str) -> Result<Key, Error> {
+    let bad = |_| Error::BadName { name: run.to_owned() };
+    Key::new(format!("{FOLDER}/{run}/{ENDED}")).map_err(bad)
+}
+
 /// Returns the names of all runs, oldest first as their names sort.
 ///
 /// # Errors
 /// The storage cannot be listed.
 pub fn runs(backend: &dyn Backend) -> Result<Vec<String>, Error> {
-    let mut names: Vec<String> = Vec::new();
+    Ok(listed(backend)?.into_keys().collect())
+}
+
+/// Returns the names of the runs whose journals were not closed, oldest first as their names sort.
+///
+/// # Errors
+/// The storage cannot be listed.
+pub fn open_runs(backend: &dyn Backend) -> Result<Vec<String>, Error> {
+    let runs = listed(backend)?.into_iter();
+    Ok(runs.filter(|(_, closed)| !closed).map(|(name, _)| name).collect())
+}
+
+/// Returns all runs, with whether their journals were closed.
+fn listed(backend: &dyn Backend) -> Result<BTreeMap<String, bool>, Error> {
+    let mut runs: BTreeMap<String, bool> = BTreeMap::new();
     backend.list(FOLDER, &mut |key, _| {
         let name = key.as_str().split('/').nth(1).unwrap_or_default();
-        if is_run_name(name) && names.last().is_none_or(|last| last != name) {
-            names.push(name.to_owned());
+        if is_run_name(name) {
+            *runs.entry(name.to_owned()).or_default() |= key.name() == ENDED;
         }
     })?;
-    names.sort_unstable();
-    names.dedup();
-    Ok(names)
+    Ok(runs)
 }
 
 impl Journal {
@@ -146,6 +178,9 @@ impl Journal {
     ) -> Result<(Self, Vec<Recorded<E>>), Error> {
         if !is_run_name(run) {
             return Err(Error::BadName { name: run.to_owned() });
+        }
+        if let Some(ended) = Self::ended(backend, run)? {
+            return Self::open_ended(run, &ended.records);
         }
         let mut numbers = Vec::new();
         backend.list(&format!("{FOLDER}/{run}"), &mut |key, _| {
@@ -179,13 +214,21 @@ impl Journal {
         backend: &dyn Backend,
         number: u64,
     ) -> Result<Result<Recorded<E>, String>, Error> {
-        let bytes = match backend.read(&key(&self.run, number)?, FRAME_BYTES_MAX as u64) {
-            Ok(bytes) => bytes,
-            Err(backend::Error::NotFound { .. }) => return Ok(Err("is missing".into())),
-            Err(error) if error.is_damage() => return Ok(Err(error.to_string())),
-            Err(error) => return Err(error.into()),
-        };
-        let record = match JournalRecord::decode(&bytes) {
+        match backend.read(&key(&self.run, number)?, FRAME_BYTES_MAX as u64) {
+            Ok(bytes) => self.take_bytes(&bytes, number),
+            Err(backend::Error::NotFound { .. }) => Ok(Err("is missing".into())),
+            Err(error) if error.is_damage() => Ok(Err(error.to_string())),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Takes the bytes of a record.
+    fn take_bytes<E: DeserializeOwned>(
+        &mut self,
+        bytes: &[u8],
+        number: u64,
+    ) -> Result<Result<Recorded<E>, String>, Error> {
+        let record = match JournalRecord::decode(bytes) {
             Ok(record) => record,
             Err(source) if !source.is_damage() => {
                 return Err(Error::Newer { run: self.run.clone(), number, source });
@@ -205,8 +248,68 @@ impl Journal {
             reason: error.to_string(),
         })?;
         self.next = number + 1;
-        self.last = Digest::of(&bytes);
+        self.last = Digest::of(bytes);
         Ok(Ok(Recorded { number, time: record.time, event }))
+    }
+
+    /// Returns the object of a run that has ended, if it was made.
+    fn ended(backend: &dyn Backend, run: &str) -> Result<Option<EndedJournal>, Error> {
+        let bytes = match backend.read(&ended_key(run)?, FRAME_BYTES_MAX as u64) {
+            Ok(bytes) => bytes,
+            Err(backend::Error::NotFound { .. }) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let ended = EndedJournal::decode(&bytes)
+            .map_err(|source| Error::Ended { run: run.to_owned(), source })?;
+        Ok(Some(ended))
+    }
+
+    fn open_ended<E: DeserializeOwned>(
+        run: &str,
+        objects: &[Vec<u8>],
+    ) -> Result<(Self, Vec<Recorded<E>>), Error> {
+        let mut journal = Self { run: run.to_owned(), next: 1, last: Digest::ZERO };
+        let mut records = Vec::with_capacity(objects.len());
+        for (number, bytes) in (1..).zip(objects) {
+            let record = journal.take_bytes(bytes, number)?;
+            let hole = |reason| Error::Hole { run: run.to_owned(), number, reason };
+            records.push(record.map_err(hole)?);
+        }
+        Ok((journal, records))
+    }
+
+    /// Makes one object of the records of a run that has ended. Repeating it is safe, and so is
+    /// being killed in it: the one object counts as soon as it is there. The journal of a very large
+    /// run stays as it is.
+    ///
+    /// # Errors
+    /// The storage failed.
+    pub fn close(&self, backend: &dyn Backend) -> Result<(), Error> {
+        let ended = match Self::ended(backend, &self.run)? {
+            Some(ended) => ended,
+            None => {
+                let (mut records, mut sum) = (Vec::new(), 0);
+                for number in 1..self.next {
+                    let bytes = backend.read(&key(&self.run, number)?, FRAME_BYTES_MAX as u64)?;
+                    sum += bytes.len() + size_of::<u64>();
+                    if sum > ENDED_BYTES_MAX {
+                        return Ok(());
+                    }
+                    records.push(bytes.to_vec());
+                }
+                let ended = EndedJournal { records };
+                let _ = backend.put(&ended_key(&self.run)?, &[&ended.encode()])?;
+                ended
+            }
+        };
+        // From the last to the first, so that what a crash leaves is never a hole.
+        for number in (1..=ended.records.len() as u64).rev() {
+            match backend.delete(&key(&self.run, number)?) {
+                Ok(()) | Err(backend::Error::NotFound { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
     }
 
     /// Moves a bad last record out of the way, so that its number can be written; its bytes stay.
@@ -333,6 +436,23 @@ mod tests {
             let error = events(&backend, true).unwrap_err();
             assert!(matches!(error, Error::Hole { number: 2, .. }), "{error}");
         }
+    }
+
+    #[test]
+    fn a_closed_journal_is_one_object_and_reads_the_same() {
+        let backend = three();
+        let (journal, before) = events(&backend, false).unwrap();
+        assert_eq!(open_runs(&backend).unwrap(), ["run-1"]);
+        journal.close(&backend).unwrap();
+        journal.close(&backend).unwrap();
+        assert_eq!(events(&backend, true).unwrap().1, before);
+        assert_eq!(open_runs(&backend).unwrap(), [""; 0]);
+        assert_eq!(runs(&backend).unwrap(), ["run-1"]);
+        let mut keys = Vec::new();
+        backend.list(FOLDER, &mut |key, _| keys.push(key)).unwrap();
+        assert_eq!(keys, [ended_key("run-1").unwrap()]);
+        backend.replace(&keys[0], vec![0; 90]);
+        assert!(matches!(events(&backend, true), Err(Error::Ended { .. })));
     }
 
     #[test]

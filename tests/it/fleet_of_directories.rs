@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use strongroom::backend::Key;
+use strongroom::format::journal::EndedJournal;
 use strongroom::run::event::Event;
 use strongroom::run::executor::{DirExecutor, Executor};
 use strongroom::run::facts::{DeploymentFacts, Quiescence, Scope};
@@ -14,7 +16,8 @@ use strongroom::run::state::{ArtifactState, Outcome};
 use strongroom::store::{Progress, Store};
 
 use crate::support::{
-    Compare, DEPLOYMENT, Tree, assert_same_tree, keys, memory_store, noise, open, restore, temp,
+    Compare, DEPLOYMENT, Tree, assert_same_tree, copy_of, keys, memory_store, noise, object, open,
+    restore, temp,
 };
 
 const MEMBERS: usize = 200;
@@ -138,12 +141,16 @@ fn a_journal_cut_after_any_record_is_followed_to_the_end() {
     let executor = executor(dir.path(), FEW);
     let (backend, store) = memory_store();
     let whole = run(&store, &executor, dir.path(), FEW);
-    let records = keys(&backend, "runs");
+    let ended = keys(&backend, "runs");
+    assert_eq!(ended.len(), 1, "one object is left of a run that has ended");
+    let records = EndedJournal::decode(&object(&backend, &ended[0])).unwrap().records;
     assert!(records.len() > 5);
-    for kept in 1..records.len() {
-        let copy = crate::support::copy_of(&backend);
-        for key in &records[kept..] {
-            assert!(copy.remove_raw(key).is_some());
+    for kept in 1..=records.len() {
+        let copy = copy_of(&backend);
+        assert!(copy.remove_raw(&ended[0]).is_some());
+        for (number, bytes) in (1..).zip(&records[..kept]) {
+            let key = format!("runs/{}/{number:020}", whole.run);
+            copy.replace(&Key::new(key).unwrap(), bytes.clone());
         }
         let store = open(copy);
         let progress = Progress::default();

@@ -14,6 +14,7 @@ use crate::cli::output::{self, note};
 use crate::cli::progress::Job;
 use crate::run::plan::Plan;
 use crate::run::runner::{self, Parts, Report, Runner};
+use crate::run::state::Outcome;
 use crate::store::{IngestOptions, Store};
 
 #[derive(Serialize)]
@@ -155,6 +156,10 @@ fn one(
     if let Some(run) = runner::unfinished(store, name).map_err(|error| failed(None, error))? {
         let runner = Runner::resume(parts, &run, options.clone());
         let runner = runner.map_err(|error| failed(Some(&run), error))?;
+        if let Outcome::Abandoned { .. } = runner.state().outcome {
+            runner.abandon("").map_err(|error| failed(Some(&run), error))?;
+            return one(args, context, loaded, store, name, job);
+        }
         let plan = fleet.plan(
             loaded,
             args.scope.map(Into::into),

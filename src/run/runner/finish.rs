@@ -158,6 +158,7 @@ impl Runner<'_> {
     pub(super) fn remove_leftovers(&mut self) -> Result<Vec<(String, String)>, Error> {
         self.staging.remove(self.journal.run())?;
         if self.state.cleaned {
+            self.journal.close(self.store.backend())?;
             return Ok(Vec::new());
         }
         let mut snapshots = Vec::new();
@@ -188,6 +189,7 @@ impl Runner<'_> {
             }
         }
         self.record(Event::Cleaned { snapshots: removed, failed: failed.clone() })?;
+        self.journal.close(self.store.backend())?;
         Ok(failed)
     }
 }

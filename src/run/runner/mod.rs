@@ -403,6 +403,7 @@ impl<'a> Runner<'a> {
     fn go(&mut self) -> Result<Report, Error> {
         if let Outcome::Abandoned { reason } = &self.state.outcome {
             let (run, reason) = (self.name().to_owned(), reason.clone());
+            self.remove_leftovers()?;
             return Err(Error::Abandoned { run, reason });
         }
         while self.state.outcome == Outcome::Unfinished {
@@ -426,7 +427,7 @@ impl<'a> Runner<'a> {
     /// It has become visible already, a member cannot be started, or the storage failed.
     pub fn abandon(mut self, reason: &str) -> Result<(), Error> {
         if self.state.outcome != Outcome::Unfinished {
-            return self.clean().map(drop);
+            return self.remove_leftovers().map(drop);
         }
         let (_, failed) = self.start_stopped();
         if !failed.is_empty() {
@@ -553,14 +554,14 @@ fn new_name() -> Result<String, Error> {
     Ok(format!("{time}-{}", crate::digest::hex(&chance)))
 }
 
-/// Returns the newest run of a deployment that has not ended.
+/// Returns the newest run of a deployment that has not ended, or has left something to be removed.
 ///
 /// # Errors
 /// A journal cannot be read.
 pub fn unfinished(store: &Store, deployment: &str) -> Result<Option<String>, Error> {
-    for run in journal::runs(store.backend())?.into_iter().rev() {
+    for run in journal::open_runs(store.backend())?.into_iter().rev() {
         let state = look(store, &run)?;
-        if state.plan.request.deployment == deployment && state.outcome == Outcome::Unfinished {
+        if state.plan.request.deployment == deployment && !state.cleaned {
             return Ok(Some(run));
         }
     }

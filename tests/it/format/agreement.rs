@@ -7,7 +7,7 @@ use std::sync::Arc;
 use strongroom::backend::{Backend as _, Key, MemoryBackend, Put};
 use strongroom::digest::Digest;
 use strongroom::format::header::Header;
-use strongroom::format::journal::JournalRecord;
+use strongroom::format::journal::{EndedJournal, JournalRecord};
 use strongroom::format::manifest::{Artifact, Entry, Generation, Node as LibraryNode};
 use strongroom::format::page::{self, ChunkRef, PageRef};
 use strongroom::format::record::Record;
@@ -24,13 +24,14 @@ use super::golden::{self, Golden, STORE_ID, kept};
 use super::hex;
 
 /// Frames of the golden store, with their kinds.
-const FRAMES: [(&str, frame::Kind); 6] = [
+const FRAMES: [(&str, frame::Kind); 7] = [
     ("store-header", frame::STORE),
     ("artifact-manifest", frame::ARTIFACT),
     ("generation-manifest", frame::GENERATION),
     ("commit-promote", frame::COMMIT),
     ("commit-unknown", frame::COMMIT),
     ("journal-record", frame::JOURNAL),
+    ("ended-journal", frame::ENDED_JOURNAL),
 ];
 
 fn library_reads_frame(kind: frame::Kind, bytes: &[u8]) -> bool {
@@ -39,6 +40,7 @@ fn library_reads_frame(kind: frame::Kind, bytes: &[u8]) -> bool {
         frame::ARTIFACT => Artifact::decode(bytes).is_ok(),
         frame::GENERATION => Generation::decode(bytes).is_ok(),
         frame::JOURNAL => JournalRecord::decode(bytes).is_ok(),
+        frame::ENDED_JOURNAL => EndedJournal::decode(bytes).is_ok(),
         _ => Record::decode(bytes).is_ok(),
     }
 }
@@ -49,6 +51,7 @@ fn own_reader_reads_frame(kind: frame::Kind, bytes: &[u8]) -> bool {
         frame::ARTIFACT => own_frame::artifact(bytes).is_ok(),
         frame::GENERATION => own_frame::generation(bytes).is_ok(),
         frame::JOURNAL => own_frame::journal(bytes).is_ok(),
+        frame::ENDED_JOURNAL => own_frame::ended_journal(bytes).is_ok(),
         _ => own_frame::commit(bytes).is_ok(),
     }
 }
@@ -139,6 +142,7 @@ fn the_independent_reader_reads_the_golden_bytes_to_the_expected_values() {
     expect!("commit-promote", own_frame::commit);
     expect!("commit-unknown", own_frame::commit);
     expect!("journal-record", own_frame::journal);
+    expect!("ended-journal", own_frame::ended_journal);
 }
 
 #[test]

@@ -79,7 +79,14 @@ fn magic_bytes_and_kinds_are_those_of_the_code() {
     assert_eq!(magic(&layout("Pack tail")), pack::TAIL_MAGIC);
     assert_eq!(magic(&layout("Index segment head")), segment::MAGIC);
     let kinds = markdown::table(&markdown::text(), "Frame", "kind | object | section");
-    let actual = [frame::STORE, frame::ARTIFACT, frame::GENERATION, frame::COMMIT, frame::JOURNAL];
+    let actual = [
+        frame::STORE,
+        frame::ARTIFACT,
+        frame::GENERATION,
+        frame::COMMIT,
+        frame::JOURNAL,
+        frame::ENDED_JOURNAL,
+    ];
     assert_eq!(kinds.rows.len(), actual.len());
     for (row, kind) in kinds.rows.iter().zip(actual) {
         assert_eq!(code(&row[0]).unwrap().as_bytes(), kind.tag);

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use strongroom::clock::UnixNanos;
 use strongroom::digest::{Algorithm, Checksums, Digest};
 use strongroom::format::header::{Header, StoreId};
-use strongroom::format::journal::JournalRecord;
+use strongroom::format::journal::{EndedJournal, JournalRecord};
 use strongroom::format::manifest::{
     Artifact, Chunks, Content, Counts, Entry, Extension, Generation, Member, Missing, Node,
 };
@@ -264,6 +264,10 @@ fn journal() -> Vec<u8> {
     record.encode()
 }
 
+fn ended_journal() -> Vec<u8> {
+    EndedJournal { records: vec![b"first".to_vec(), b"second".to_vec()] }.encode()
+}
+
 /// Makes all golden objects.
 pub fn all() -> Vec<Golden> {
     let (raw, delta, repeated) = (RAW.as_bytes(), DELTA.as_bytes(), repeated());
@@ -322,5 +326,6 @@ pub fn all() -> Vec<Golden> {
         at("commit-promote", "log/00000000000000000001", first),
         at("commit-unknown", "log/00000000000000000002", second),
         at("journal-record", "runs/20231114t221320z-0a1b2c3d/00000000000000000001", journal()),
+        at("ended-journal", "runs/20231114t221321z-0a1b2c3d/ended", ended_journal()),
     ]
 }

@@ -6,7 +6,7 @@ use std::fmt::Debug;
 
 use strongroom::clock::UnixNanos;
 use strongroom::digest::{Algorithm, Checksums, Digest};
-use strongroom::format::journal::JournalRecord;
+use strongroom::format::journal::{EndedJournal, JournalRecord};
 use strongroom::format::manifest::{
     Artifact, Chunks, Counts, Entry, Extension, Generation, Member, Missing, Node,
 };
@@ -133,6 +133,7 @@ fn payload_tables_describe_every_byte_of_the_golden_payloads() {
         schema.assert_used_up("Commit", &payload(name, frame::COMMIT));
     }
     schema.assert_used_up("JournalRecord", &payload("journal-record", frame::JOURNAL));
+    schema.assert_used_up("EndedJournal", &payload("ended-journal", frame::ENDED_JOURNAL));
     // Behind number, digest, time, kind and count.
     schema.assert_used_up("Promote", &payload("commit-promote", frame::COMMIT)[58..]);
     let pages = [
@@ -186,6 +187,7 @@ fn fields_have_the_names_and_the_order_of_the_code() {
     assert_fields("Generation", &generation);
     assert_fields("Member", &Member { name: String::new(), artifact: Digest::ZERO });
     assert_fields("Missing", &Missing { name: String::new(), reason: String::new() });
+    assert_fields("EndedJournal", &EndedJournal { records: vec![] });
     assert_fields("JournalRecord", &JournalRecord::decode(&kept("journal-record")).unwrap());
     let commit = field_names(&Record::decode(&kept("commit-promote")).unwrap());
     let Some(Type::Fields(fields)) = schema.0.get("Commit") else { panic!("no table Commit") };

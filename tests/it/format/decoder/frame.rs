@@ -234,3 +234,7 @@ pub fn journal(bytes: &[u8]) -> Result<Journal> {
     demand(name.bytes().all(good) && !name.starts_with('-'), "name of a run")?;
     Ok(record)
 }
+
+pub fn ended_journal(bytes: &[u8]) -> Result<Vec<Bytes>> {
+    whole(open(bytes, b"JEND")?, |at| at.seq(|at| at.bytes()))
+}
