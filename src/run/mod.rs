@@ -15,6 +15,7 @@ pub mod executor;
 pub mod facts;
 pub mod inventory;
 pub mod journal;
+pub mod live;
 pub mod plan;
 pub mod runner;
 pub mod staging;

@@ -101,7 +101,7 @@ fn a_run_that_ends_after_any_step_goes_on_to_the_same_generation() {
     let dir = temp();
     fill(dir.path(), FEW);
     let executor = executor(dir.path(), FEW);
-    let mut ended = 0;
+    let (mut ended, mut verified) = (0, 0);
     for steps in 0..20 {
         let (backend, store) = memory_store();
         let progress = Progress::default();
@@ -116,6 +116,10 @@ fn a_run_that_ends_after_any_step_goes_on_to_the_same_generation() {
                 assert!(matches!(error, Error::StepsDone(_)) && error.is_interrupted(), "{error}");
                 assert_eq!(store.log().unwrap().generations(), []);
                 assert_eq!(runner::unfinished(&store, DEPLOYMENT).unwrap(), Some(name.clone()));
+                let state = runner::look(&store, &name).unwrap();
+                let live = strongroom::run::live::artifacts(&store).unwrap();
+                assert!(live.iter().map(ToString::to_string).eq(state.manifests()));
+                verified += live.len();
                 let again = Runner::start(parts, &plan(&executor, FEW), self::options(dir.path()));
                 assert!(matches!(again.err(), Some(Error::Unfinished { .. })));
             }
@@ -130,7 +134,7 @@ fn a_run_that_ends_after_any_step_goes_on_to_the_same_generation() {
         assert!(matches!(state.artifact(&id(0)), ArtifactState::Durable { .. }));
         assert_eq!(store.log().unwrap().generations().len(), 1);
     }
-    assert!(ended > 5);
+    assert!(ended > 5 && verified > 0);
 }
 
 #[test]
