@@ -23,8 +23,16 @@ impl Pool {
 
     /// Takes an empty buffer, waiting until one is free.
     pub fn take(&self) -> Buffer {
-        let mut bytes = self.free.recv().expect("the pool holds a sender itself");
-        bytes.clear();
+        let mut buffer = self.take_used();
+        buffer.clear();
+        buffer
+    }
+
+    /// Takes a buffer with whatever its last user left in it, waiting until one is free. For those
+    /// who set its length and then overwrite every byte: a buffer that has that length already need
+    /// not be filled with zeros before.
+    pub fn take_used(&self) -> Buffer {
+        let bytes = self.free.recv().expect("the pool holds a sender itself");
         Buffer { bytes, home: self.home.clone() }
     }
 }

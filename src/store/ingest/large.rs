@@ -158,10 +158,10 @@ impl<'a, 's: 'scope, 'scope> Large<'a, 's, 'scope> {
             self.check()?;
             let mut buffers = Buffers::take(self.shared);
             let plain = &mut buffers.plain;
-            plain.extend_from_slice(&carry);
             let more = (UNIT_BYTES - carry.len()).min((size - read) as usize);
             plain.resize(carry.len() + more, 0);
-            let fresh = &mut plain[carry.len()..];
+            let (front, fresh) = plain.split_at_mut(carry.len());
+            front.copy_from_slice(&carry);
             if let Err(fault) = unit::read_exact(&self.file, fresh, read, &self.draft) {
                 return Ok(Err(fault));
             }

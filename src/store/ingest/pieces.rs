@@ -151,7 +151,7 @@ impl<'a, 's> Pieces<'a, 's> {
         let mut bytes = None;
         let mut bases = HashMap::new();
         if !wanted.is_empty() {
-            let buffer = bytes.insert(self.shared.bases.take());
+            let buffer = bytes.insert(self.shared.bases.take_used());
             let end = wanted.last().map_or(0, |want| want.at + want.chunk.bytes as usize);
             buffer.resize(end, 0);
             let mut reader = ChunkReader::new(self.shared.store, self.index.clone());

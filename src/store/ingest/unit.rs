@@ -55,9 +55,9 @@ pub(super) struct Buffers {
 }
 
 impl Buffers {
-    /// Takes both, waiting until they are free.
+    /// Takes both, waiting until they are free. The plain one is as its last user left it.
     pub fn take(shared: &Shared<'_>) -> Self {
-        Self { plain: shared.plain.take(), stored: shared.stored.take() }
+        Self { plain: shared.plain.take_used(), stored: shared.stored.take() }
     }
 }
 
@@ -190,6 +190,7 @@ fn batch(
     buffers: Buffers,
 ) -> Result<(Vec<Item>, Vec<Encoded>, Buffer), Error> {
     let Buffers { mut plain, mut stored } = buffers;
+    plain.clear();
     let mut work = Pieces::new(shared);
     let mut items = Vec::with_capacity(todos.len());
     for todo in todos {

@@ -78,7 +78,7 @@ fn hand_out<'s: 'scope, 'scope>(
         if run.is_empty() {
             return;
         }
-        let (large, buffer) = (Arc::clone(large), shared.buffers.take());
+        let (large, buffer) = (Arc::clone(large), shared.buffers.take_used());
         large.pending.fetch_add(1, Ordering::Relaxed);
         units.spawn_fifo(move |_| {
             large.range(shared, start, &run, buffer);
