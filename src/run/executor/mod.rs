@@ -16,6 +16,7 @@ use super::inventory::Row;
 
 pub mod command;
 mod dir;
+pub mod icp;
 pub mod process;
 mod reply;
 mod staged;
@@ -23,6 +24,7 @@ pub mod text;
 
 pub use command::{CommandConfig, CommandExecutor};
 pub use dir::{DirConfig, DirExecutor};
+pub use icp::{IcpConfig, IcpExecutor};
 
 /// What a service can do. Steps that it cannot do are skipped by the runner, which says so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

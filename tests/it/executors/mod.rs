@@ -7,6 +7,8 @@ use strongroom::run::inventory::Row;
 
 mod command;
 mod dir;
+mod icp;
+mod icp_alone;
 mod process;
 
 pub use process::play_runner;
