@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::executor::DirExecutor;
-use super::executor::Executor;
-use super::executor::command::{CommandConfig, CommandExecutor};
+use super::executor::{
+    CommandConfig, CommandExecutor, DirExecutor, Executor, IcpConfig, IcpExecutor,
+};
 use super::facts::{Identity, Quiescence, Scope};
 use super::inventory::Row;
 use super::plan::{AuthorityNeeded, Checksum, Request};
@@ -74,7 +74,7 @@ pub struct Deployment {
     /// Settings of the executor `command`.
     pub command: Option<CommandConfig>,
     /// Settings of the executor `icp`.
-    pub icp: Option<toml::Table>,
+    pub icp: Option<IcpConfig>,
 }
 
 /// One member.
@@ -172,6 +172,14 @@ impl Config {
         for deployment in config.deployments.values_mut() {
             below(&mut deployment.inventory);
             deployment.members.iter_mut().for_each(|member| below(&mut member.path));
+            if let Some(command) = &mut deployment.command {
+                below(&mut command.directory);
+            }
+            if let Some(icp) = &mut deployment.icp {
+                below(&mut icp.project);
+                below(&mut icp.home);
+                below(&mut icp.identity_password_file);
+            }
         }
         Ok(config)
     }
@@ -270,7 +278,10 @@ impl Deployment {
                 let made = CommandExecutor::new(config);
                 Ok(Box::new(made.map_err(|error| Self::bad(name, error.to_string()))?))
             }
-            ExecutorKind::Icp => Err(Self::bad(name, "icp is not there yet")),
+            ExecutorKind::Icp => {
+                let made = IcpExecutor::new(self.icp.clone().unwrap_or_default());
+                Ok(Box::new(made.map_err(|error| Self::bad(name, error.to_string()))?))
+            }
         }
     }
 

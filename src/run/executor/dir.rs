@@ -4,22 +4,12 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
-
 use super::{Authority, Call, Capabilities, Error, Evidence, Executor, Fetched, Status, staged};
 use crate::run::facts::Snapshot;
 use crate::run::inventory::Row;
 
 /// The name that stands in receipts.
 const NAME: &str = "dir";
-
-/// Configuration of a [`DirExecutor`].
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub struct DirConfig {
-    /// The directory or file of each member.
-    pub paths: BTreeMap<String, PathBuf>,
-}
 
 /// Members that are directories or files of this machine.
 #[derive(Clone, Debug)]
@@ -35,12 +25,6 @@ impl DirExecutor {
     ) -> Self {
         let paths = members.into_iter().map(|(id, path)| (id.into(), path.into())).collect();
         Self { paths }
-    }
-
-    /// Members as configured.
-    #[must_use]
-    pub fn from_config(config: DirConfig) -> Self {
-        Self { paths: config.paths }
     }
 
     fn path(&self, member: &Row) -> Result<&Path, Error> {

@@ -17,13 +17,14 @@ use super::inventory::Row;
 pub mod command;
 mod dir;
 pub mod icp;
+mod limit;
 pub mod process;
 mod reply;
 mod staged;
 pub mod text;
 
 pub use command::{CommandConfig, CommandExecutor};
-pub use dir::{DirConfig, DirExecutor};
+pub use dir::DirExecutor;
 pub use icp::{IcpConfig, IcpExecutor};
 
 /// What a service can do. Steps that it cannot do are skipped by the runner, which says so.

@@ -297,6 +297,33 @@ fn values_stay_inside_their_argument_and_are_never_options() {
 }
 
 #[test]
+fn files_are_read_in_place_where_a_template_says() {
+    let temp = temp();
+    Tree::at(temp.path()).file("a/data", "x");
+    let path = format!("path = '{}/{{member}}'", temp.path().display());
+    let (executor, call) = (executor(&path), Call::new());
+    let none = Capabilities { control: false, snapshots: false, restore: false };
+    assert_eq!(executor.capabilities(), none);
+    let fetched = executor.download(&member("a"), None, "nowhere".as_ref(), &call).unwrap();
+    assert_eq!(fetched, Fetched::InPlace(temp.path().join("a")));
+    let gone = executor.download(&member("b"), None, "nowhere".as_ref(), &call);
+    assert!(matches!(gone, Err(Error::Refused(_))), "{gone:?}");
+    let relative = CommandExecutor::new(config("path = '{member}'")).unwrap();
+    let refused = relative.download(&member("a"), None, "nowhere".as_ref(), &call);
+    let Err(Error::Refused(text)) = refused else { panic!("{refused:?}") };
+    assert!(text.contains("not absolute"), "{text}");
+}
+
+#[test]
+fn a_command_takes_as_long_as_its_own_limit_says() {
+    let text = "path = '/'\nstart = { argv = ['true'] }\nstatus = { argv = ['true'] }
+        stop = { argv = ['sleep', '1000'], timeout = '100ms' }";
+    let late = executor(text).stop(&member("a"), &Call::new());
+    let Err(Error::Unknown(text)) = late else { panic!("{late:?}") };
+    assert!(text.contains("did not end within 0.1 s"), "{text}");
+}
+
+#[test]
 fn a_command_under_way_is_interrupted() {
     let temp = temp();
     let ready = temp.path().join("ready");

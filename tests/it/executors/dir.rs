@@ -1,7 +1,7 @@
 //! Directories read in place.
 
 use strongroom::run::executor::{
-    Call, Capabilities, DirConfig, DirExecutor, Error, Evidence, Executor, Fetched,
+    Call, Capabilities, DirExecutor, Error, Evidence, Executor, Fetched,
 };
 
 use super::member;
@@ -27,7 +27,7 @@ fn directories_are_left_where_they_are() {
 fn what_is_not_there_is_refused() {
     let temp = temp();
     let gone = temp.path().join("gone");
-    let executor = DirExecutor::from_config(DirConfig { paths: [("a".into(), gone)].into() });
+    let executor = DirExecutor::new([("a", gone)]);
     let call = Call::new();
     for id in ["a", "b"] {
         let refused = executor.download(&member(id), None, temp.path(), &call);

@@ -7,6 +7,7 @@ use strongroom::run::inventory::Row;
 
 mod command;
 mod dir;
+mod docs;
 mod icp;
 mod icp_alone;
 mod process;

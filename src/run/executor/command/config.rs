@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -24,7 +25,8 @@ pub struct CommandConfig {
     pub variables: BTreeMap<String, BTreeMap<String, String>>,
     /// Words for states in the replies of `status`.
     pub states: States,
-    /// Where a member's files are read in place, with placeholders; instead of `download`.
+    /// Where a member's files are read in place, an absolute path with placeholders; instead of
+    /// `download`.
     pub path: Option<String>,
     /// Stops a member.
     pub stop: Option<Step>,
@@ -54,9 +56,13 @@ pub struct CommandConfig {
 pub struct Step {
     /// The program and its arguments, with placeholders in the arguments.
     pub argv: Vec<String>,
-    /// How long it may take, in seconds.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub timeout_seconds: Option<u64>,
+    /// How long it may take, such as `10m`.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        with = "super::super::limit::option"
+    )]
+    pub timeout: Option<Duration>,
     /// Exit codes that mean that it did what it should.
     #[serde(default = "zero")]
     pub success_codes: Vec<i32>,

@@ -203,6 +203,9 @@ impl Executor for CommandExecutor {
         if let Some(path) = &self.path {
             let refused = |reason: String| Error::Refused(format!("path: {reason}"));
             let path: OsString = path.fill(&values, true).map_err(refused)?;
+            if !Path::new(&path).is_absolute() {
+                return Err(refused("it is not absolute".to_owned()));
+            }
             return staged::in_place(member, path.into());
         }
         let step = self.step(self.download.as_ref(), "fetch content")?;

@@ -7,16 +7,18 @@ use std::time::Duration;
 use super::config::{CommandConfig, ConfigError, Format, Reply, Step};
 use super::template::{Known, Template, Values};
 
-const MINUTE: u64 = 60;
-const HOUR: u64 = 60 * MINUTE;
+const QUERY: Duration = Duration::from_mins(1);
+const CONTROL: Duration = Duration::from_mins(10);
+const SNAPSHOT: Duration = Duration::from_mins(30);
+const TRANSFER: Duration = Duration::from_hours(24);
 
 /// What all that is known of a step's kind.
 pub struct Kind {
     /// Its name in the configuration.
     pub name: &'static str,
     placeholders: &'static [&'static str],
-    /// Its time limit if none is configured, in seconds.
-    seconds: u64,
+    /// Its time limit if none is configured.
+    limit: Duration,
     /// Places in a JSON reply that it may name; the first, if any, has to be.
     places: &'static [&'static str],
 }
@@ -27,40 +29,36 @@ const MEMBER_SNAPSHOT: &[&str] = &["member", "role", "parent", "environment", "s
 const ALL: &[&str] = &["member", "role", "parent", "environment", "snapshot", "dir"];
 const SNAPSHOT_PLACES: &[&str] = &["id", "taken-at", "size"];
 
-pub const STOP: Kind =
-    Kind { name: "stop", placeholders: MEMBER, seconds: 10 * MINUTE, places: &[] };
+pub const STOP: Kind = Kind { name: "stop", placeholders: MEMBER, limit: CONTROL, places: &[] };
 pub const START: Kind = Kind { name: "start", ..STOP };
-pub const STATUS: Kind = Kind {
-    name: "status",
-    placeholders: MEMBER,
-    seconds: MINUTE,
-    places: &["state", "module-hash"],
-};
+pub const STATUS: Kind =
+    Kind { name: "status", placeholders: MEMBER, limit: QUERY, places: &["state", "module-hash"] };
 pub const CREATE: Kind =
-    Kind { name: "create", placeholders: MEMBER, seconds: 30 * MINUTE, places: SNAPSHOT_PLACES };
+    Kind { name: "create", placeholders: MEMBER, limit: SNAPSHOT, places: SNAPSHOT_PLACES };
 pub const LIST: Kind = Kind {
     name: "list",
     placeholders: MEMBER,
-    seconds: MINUTE,
+    limit: QUERY,
     places: &["id", "taken-at", "size", "items"],
 };
 pub const DOWNLOAD: Kind =
-    Kind { name: "download", placeholders: ALL, seconds: 24 * HOUR, places: &[] };
+    Kind { name: "download", placeholders: ALL, limit: TRANSFER, places: &[] };
 /// A download where there are no snapshots.
 pub const DUMP: Kind = Kind { placeholders: MEMBER_DIR, ..DOWNLOAD };
 pub const UPLOAD: Kind =
-    Kind { name: "upload", placeholders: MEMBER_DIR, seconds: 24 * HOUR, places: SNAPSHOT_PLACES };
+    Kind { name: "upload", placeholders: MEMBER_DIR, limit: TRANSFER, places: SNAPSHOT_PLACES };
 pub const LOAD: Kind =
-    Kind { name: "load", placeholders: MEMBER_SNAPSHOT, seconds: 30 * MINUTE, places: &[] };
-pub const DELETE: Kind = Kind { name: "delete", seconds: 10 * MINUTE, ..LOAD };
+    Kind { name: "load", placeholders: MEMBER_SNAPSHOT, limit: SNAPSHOT, places: &[] };
+pub const DELETE: Kind = Kind { name: "delete", limit: CONTROL, ..LOAD };
 pub const INVENTORY: Kind = Kind {
     name: "inventory",
     placeholders: &["environment"],
-    seconds: MINUTE,
+    limit: QUERY,
     places: &["id", "role", "kind", "parent", "module-hash", "items"],
 };
 /// The place of files that are read in place: no command, but a template all the same.
-pub const PATH: Kind = Kind { name: "path", placeholders: MEMBER, seconds: 0, places: &[] };
+pub const PATH: Kind =
+    Kind { name: "path", placeholders: MEMBER, limit: Duration::ZERO, places: &[] };
 
 /// A step that can be run.
 #[derive(Clone, Debug)]
@@ -96,7 +94,7 @@ impl Ready {
             name,
             program: step.argv[0].clone(),
             args,
-            limit: Duration::from_secs(step.timeout_seconds.unwrap_or(kind.seconds)),
+            limit: step.timeout.unwrap_or(kind.limit),
             success_codes: step.success_codes.clone(),
             refused_codes: step.refused_codes.clone(),
             reply: step.reply.clone(),

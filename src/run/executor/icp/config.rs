@@ -36,18 +36,22 @@ pub struct IcpConfig {
     pub timeouts: IcpTimeouts,
 }
 
-/// How long commands may take, in seconds.
+/// How long commands may take, such as `10m`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct IcpTimeouts {
     /// `status`, `snapshot list`, `identity principal`.
-    pub query_seconds: u64,
+    #[serde(with = "super::super::limit")]
+    pub query: Duration,
     /// `stop`, `start`, `snapshot delete`.
-    pub control_seconds: u64,
+    #[serde(with = "super::super::limit")]
+    pub control: Duration,
     /// `snapshot create`, `snapshot restore`.
-    pub snapshot_seconds: u64,
+    #[serde(with = "super::super::limit")]
+    pub snapshot: Duration,
     /// `snapshot download`, `snapshot upload`.
-    pub transfer_seconds: u64,
+    #[serde(with = "super::super::limit")]
+    pub transfer: Duration,
 }
 
 impl Default for IcpConfig {
@@ -69,31 +73,12 @@ impl Default for IcpConfig {
 
 impl Default for IcpTimeouts {
     fn default() -> Self {
-        let (minute, hour) = (60, 60 * 60);
         Self {
-            query_seconds: minute,
-            control_seconds: 10 * minute,
-            snapshot_seconds: 30 * minute,
-            transfer_seconds: 24 * hour,
+            query: Duration::from_mins(1),
+            control: Duration::from_mins(10),
+            snapshot: Duration::from_mins(30),
+            transfer: Duration::from_hours(24),
         }
-    }
-}
-
-impl IcpTimeouts {
-    pub(super) fn query(&self) -> Duration {
-        Duration::from_secs(self.query_seconds)
-    }
-
-    pub(super) fn control(&self) -> Duration {
-        Duration::from_secs(self.control_seconds)
-    }
-
-    pub(super) fn snapshot(&self) -> Duration {
-        Duration::from_secs(self.snapshot_seconds)
-    }
-
-    pub(super) fn transfer(&self) -> Duration {
-        Duration::from_secs(self.transfer_seconds)
     }
 }
 
@@ -185,16 +170,16 @@ impl IcpConfig {
     }
 }
 
-/// Says whether a URL names this machine.
+/// Says whether a URL names this machine. What programs read in different ways is somewhere else.
 fn is_loopback(url: &str) -> bool {
     let Some((_, rest)) = url.split_once("://") else { return false };
-    let authority = rest.split(['/', '?', '#', '\\']).next().unwrap_or_default();
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
     let host = authority.strip_prefix('[').map_or_else(
         || authority.split(':').next().unwrap_or_default(),
         |host| host.split(']').next().unwrap_or_default(),
     );
     let address = host.parse::<std::net::IpAddr>();
-    !authority.contains('@')
+    !url.contains(['@', '\\'])
         && (host == "localhost" || address.is_ok_and(|address| address.is_loopback()))
 }
 

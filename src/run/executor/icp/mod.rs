@@ -81,14 +81,14 @@ impl IcpExecutor {
 
     fn canister_status(&self, member: &Row, call: &Call) -> Result<CanisterStatus, Error> {
         let words = ["status", &member.id, "--json"];
-        let output = run(&self.canister(&words, member, self.config.timeouts.query())?, call)?;
+        let output = run(&self.canister(&words, member, self.config.timeouts.query)?, call)?;
         read(&output, |stdout| answer::status(stdout, &member.id))
     }
 
     /// Asks for the principal that commands act as.
     fn principal(&self, call: &Call) -> Result<String, Error> {
         let words = ["identity", "principal"];
-        let output = run(&self.command(&words, self.config.timeouts.query()), call)?;
+        let output = run(&self.command(&words, self.config.timeouts.query), call)?;
         read(&output, answer::principal)
     }
 
@@ -188,24 +188,24 @@ impl Executor for IcpExecutor {
     }
 
     fn stop(&self, member: &Row, call: &Call) -> Result<(), Error> {
-        let limit = self.config.timeouts.control();
+        let limit = self.config.timeouts.control;
         run(&self.canister(&["stop", &member.id], member, limit)?, call).map(drop)
     }
 
     fn start(&self, member: &Row, call: &Call) -> Result<(), Error> {
-        let limit = self.config.timeouts.control();
+        let limit = self.config.timeouts.control;
         run(&self.canister(&["start", &member.id], member, limit)?, call).map(drop)
     }
 
     fn snapshots(&self, member: &Row, call: &Call) -> Result<Vec<Snapshot>, Error> {
         let words = ["snapshot", "list", &member.id, "--json"];
-        let output = run(&self.canister(&words, member, self.config.timeouts.query())?, call)?;
+        let output = run(&self.canister(&words, member, self.config.timeouts.query)?, call)?;
         read(&output, answer::snapshots)
     }
 
     fn create(&self, member: &Row, call: &Call) -> Result<Snapshot, Error> {
         let words = ["snapshot", "create", &member.id, "--json"];
-        let output = run(&self.canister(&words, member, self.config.timeouts.snapshot())?, call)?;
+        let output = run(&self.canister(&words, member, self.config.timeouts.snapshot)?, call)?;
         read(&output, answer::created)
     }
 
@@ -225,7 +225,7 @@ impl Executor for IcpExecutor {
         let id = checked(snapshot)?;
         let staging = staged::absolute(staging)?;
         let words = ["snapshot", "download", &member.id, &id];
-        let mut command = self.canister(&words, member, self.config.timeouts.transfer())?;
+        let mut command = self.canister(&words, member, self.config.timeouts.transfer)?;
         command.arg("--output").arg(&staging);
         if call.is_interrupted() {
             return Err(Error::Interrupted);
@@ -271,7 +271,7 @@ impl Executor for IcpExecutor {
             upload.begin()?;
         }
         let words = ["snapshot", "upload", &member.id, "--json"];
-        let mut command = self.canister(&words, member, self.config.timeouts.transfer())?;
+        let mut command = self.canister(&words, member, self.config.timeouts.transfer)?;
         command.arg("--input").arg(&staging);
         if begun {
             command.arg("--resume");
@@ -285,7 +285,7 @@ impl Executor for IcpExecutor {
     fn load(&self, member: &Row, snapshot: &Snapshot, call: &Call) -> Result<(), Error> {
         let id = checked(snapshot)?;
         let words = ["snapshot", "restore", &member.id, &id];
-        let command = self.canister(&words, member, self.config.timeouts.snapshot())?;
+        let command = self.canister(&words, member, self.config.timeouts.snapshot)?;
         run(&command, call).map(drop)
     }
 
@@ -293,7 +293,7 @@ impl Executor for IcpExecutor {
     fn delete(&self, member: &Row, snapshot: &Snapshot, call: &Call) -> Result<(), Error> {
         let id = checked(snapshot)?;
         let words = ["snapshot", "delete", &member.id, &id];
-        let output = self.canister(&words, member, self.config.timeouts.control())?.run(call)?;
+        let output = self.canister(&words, member, self.config.timeouts.control)?.run(call)?;
         let says_gone = |line: &[u8]| {
             line.windows(NO_SUCH_SNAPSHOT.len()).any(|window| window == NO_SUCH_SNAPSHOT)
         };
