@@ -424,6 +424,13 @@ fn receipt(
     });
     fields.require(matches, name, Fault::Receipt)?;
     fields.text(format!("{name}.updated_at"), receipt.updated_at.as_deref().unwrap_or_default())?;
+    for (field, value) in [
+        ("snapshot_id", &receipt.snapshot_id),
+        ("artifact_path", &receipt.artifact_path),
+        ("checksum", &receipt.checksum),
+    ] {
+        fields.optional_text(format!("{name}.{field}"), value.as_deref())?;
+    }
     let evidence = match (receipt.outcome, receipt.kind) {
         (Outcome::Failed, _) => ("failure_reason", &receipt.failure_reason),
         (Outcome::Completed, OperationKind::CreateSnapshot) => {

@@ -4,8 +4,11 @@
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use proptest::prelude::*;
-use proptest::sample::Index;
+use canic_backup::execution::BackupExecutionJournal;
+use canic_backup::journal::DownloadJournal;
+use canic_backup::manifest::DeploymentBackupManifest;
+use canic_backup::persistence::BackupLayout;
+use canic_backup::plan::{BackupPlan, BackupScopeKind};
 use serde_json::{Value, json};
 use strongroom::interchange::canic::{Error, Fault, ImportOptions, import};
 use strongroom::store::{Progress, Store};
@@ -351,85 +354,147 @@ fn pointers(value: &Value, at: &str, all: &mut Vec<String>) {
     }
 }
 
-/// Changes some place of a file in some way.
-fn mutate(dir: &Path, file: &str, place: &Index, other: &Index, how: u8) {
-    let mut value = read(dir, file);
-    let mut all = Vec::new();
-    pointers(&value, "", &mut all);
-    let (at, other) = (place.get(&all), value.pointer(other.get::<String>(&all)).unwrap().clone());
-    let here = value.pointer_mut(at).unwrap();
-    match (how, &mut *here) {
-        (0, _) => *here = Value::Null,
-        (1, _) => *here = other,
-        (2, Value::String(text)) => text.push('x'),
-        (3, Value::String(text)) => text.clear(),
-        (4, Value::Array(items)) if items.len() > 1 => items.swap(0, 1),
-        (5, Value::Array(items)) => drop(items.pop()),
-        (6, Value::Array(items)) if !items.is_empty() => items.push(items[0].clone()),
-        (7, Value::Bool(flag)) => *flag = !*flag,
-        (8, Value::Number(_)) => *here = json!(-1),
-        (9, Value::Number(_)) => *here = json!(u64::MAX),
-        (10, Value::Object(fields)) => {
-            let name = fields.keys().next().cloned();
-            name.map(|name| fields.remove(&name));
-        }
-        (_, Value::Number(number)) => *here = json!(number.as_u64().unwrap_or(0) + 1),
-        _ => return,
-    }
-    write(dir, file, &value);
+/// What stands in such a file at other places, and what may not stand anywhere.
+fn texts(file: &str) -> Vec<String> {
+    let words: &[&str] = match file {
+        PLAN | EXECUTION => &[
+            "non-root-deployment",
+            "maintenance-root",
+            "start",
+            "stop",
+            "validate-topology",
+            "failed",
+            "skipped",
+            "ready",
+        ],
+        _ => &["app", "worker", "single", "subtree", "Created", "Downloaded", "../outside"],
+    };
+    let mut texts: Vec<_> = ["", "other"].iter().chain(words).map(|&word| word.into()).collect();
+    texts.extend([id(77), id(APP), id(ROOT), "0".repeat(64)]);
+    texts
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig {
-        cases: 200,
-        failure_persistence: None,
-        ..ProptestConfig::default()
-    })]
-
-    #[test]
-    fn what_the_original_refuses_is_refused(
-        file in prop::sample::select(vec![PLAN, EXECUTION, DOWNLOADS, MANIFEST]),
-        place: Index,
-        other: Index,
-        how in 0u8..12,
-    ) {
-        let (_dir, backup) = small();
-        mutate(&backup, file, &place, &other, how);
-        let (_, store) = memory_store();
-        let ours = try_import(&store, &backup);
-        if let Err(original) = judge(&backup) {
-            prop_assert!(ours.is_err(), "taken in, though {}", original);
+/// Returns what a value may be replaced by.
+fn replacements(value: &Value, texts: &[String]) -> Vec<Value> {
+    let mut all = vec![Value::Null];
+    match value {
+        Value::String(text) => {
+            all.push(json!(format!("{text}x")));
+            all.extend(texts.iter().cloned().map(Value::String));
         }
-        prop_assert_eq!(store.log().unwrap().records().is_empty(), ours.is_err());
+        Value::Number(number) => {
+            all.extend([json!(number.as_u64().unwrap_or(0) + 1), json!(u64::MAX), json!(-1)]);
+        }
+        Value::Bool(flag) => all.push(json!(!flag)),
+        Value::Array(items) => {
+            all.push(json!([]));
+            if let [first, .., last] = &items[..] {
+                all.push([&items[..], std::slice::from_ref(first)].concat().into());
+                all.push([std::slice::from_ref(last), &items[..items.len() - 1]].concat().into());
+                all.push(items[..items.len() - 1].into());
+            }
+        }
+        Value::Object(fields) => {
+            for name in fields.keys() {
+                let mut fields = fields.clone();
+                fields.remove(name);
+                all.push(fields.into());
+            }
+        }
+        Value::Null => all.extend(texts.iter().cloned().map(Value::String)),
     }
+    all
 }
 
-/// A finished backup with next to nothing in it, made once and copied.
-fn small() -> (TempDir, PathBuf) {
-    static MADE: OnceLock<TempDir> = OnceLock::new();
-    let made = MADE.get_or_init(|| {
-        let (dir, backup) = finished();
-        for (place, n) in [ROOT, APP, LEDGER, WORKER].into_iter().enumerate() {
-            let member = backup.join(id(n));
-            std::fs::remove_dir_all(&member).unwrap();
-            std::fs::create_dir(&member).unwrap();
-            std::fs::write(member.join("metadata.json"), [n]).unwrap();
-            let checksum = canic_backup::artifacts::ArtifactChecksum::from_path(&member).unwrap();
-            let at = read(&backup, DOWNLOADS)["artifacts"]
-                .as_array()
-                .unwrap()
-                .iter()
-                .position(|entry| entry["canister_id"] == id(n));
-            let at = format!("/artifacts/{}/checksum", at.unwrap());
-            set(&backup, DOWNLOADS, &at, json!(checksum.hash));
-            let at = format!("/deployment/members/{place}/source_snapshot/checksum");
-            set(&backup, MANIFEST, &at, json!(checksum.hash));
-        }
-        judge(&backup).unwrap();
-        dir
-    });
+/// A finished backup with next to nothing in it.
+fn small(scope: BackupScopeKind, selected: u8, members: &[u8]) -> TempDir {
     let dir = fast_temp();
-    let copy = dir.path().join("backup");
-    copy_tree(&made.path().join("backup"), &copy);
-    (dir, copy)
+    original::backup(dir.path(), &Wanted::of(scope, Some(selected)));
+    for (place, n) in members.iter().enumerate() {
+        let member = dir.path().join(id(*n));
+        std::fs::remove_dir_all(&member).unwrap();
+        std::fs::create_dir(&member).unwrap();
+        std::fs::write(member.join("metadata.json"), [*n]).unwrap();
+        let checksum = canic_backup::artifacts::ArtifactChecksum::from_path(&member).unwrap();
+        set(dir.path(), DOWNLOADS, &format!("/artifacts/{place}/checksum"), json!(checksum.hash));
+        let at = format!("/deployment/members/{place}/source_snapshot/checksum");
+        set(dir.path(), MANIFEST, &at, json!(checksum.hash));
+    }
+    for file in [PLAN, EXECUTION] {
+        write(dir.path(), file, &read(dir.path(), file));
+    }
+    judge(dir.path()).unwrap();
+    dir
+}
+
+/// The original's verdict on one file.
+fn alone(file: &str, value: &Value) -> Result<(), String> {
+    fn parsed<T: serde::de::DeserializeOwned>(value: &Value) -> Result<T, String> {
+        serde_json::from_value(value.clone()).map_err(|error| error.to_string())
+    }
+    match file {
+        PLAN => parsed::<BackupPlan>(value)?.validate().map_err(|error| error.to_string()),
+        EXECUTION => {
+            parsed::<BackupExecutionJournal>(value)?.validate().map_err(|error| error.to_string())
+        }
+        DOWNLOADS => parsed::<DownloadJournal>(value)?.validate().map_err(|e| e.to_string()),
+        _ => parsed::<DeploymentBackupManifest>(value)?.validate().map_err(|e| e.to_string()),
+    }
+}
+
+/// Puts in every place of a file everything that may be mistaken for what is there; returns how
+/// often the original refused that, and how often it was asked.
+fn compare_with_the_original(dir: &Path, file: &str) -> (usize, usize) {
+    let layout = BackupLayout::new(dir.to_owned());
+    let judge = |value: &Value| {
+        // First as it checks a file by itself, because it reads files byte by byte.
+        alone(file, value)?;
+        let verdict = match file {
+            PLAN | EXECUTION => layout.verify_execution_integrity().map(drop),
+            _ => layout.verify_integrity().map(drop),
+        };
+        verdict.map_err(|error| error.to_string())
+    };
+    let (_, store) = memory_store();
+    let (whole, mut all) = (read(dir, file), Vec::new());
+    pointers(&whole, "", &mut all);
+    let (mut refused, mut tried) = (0, 0);
+    for at in all {
+        for new in replacements(whole.pointer(&at).unwrap(), &texts(file)) {
+            let mut value = whole.clone();
+            *value.pointer_mut(&at).unwrap() = new.clone();
+            write(dir, file, &value);
+            tried += 1;
+            if let Err(theirs) = judge(&value) {
+                refused += 1;
+                let ours = try_import(&store, dir);
+                assert!(ours.is_err(), "{file} {at} = {new}: taken in, though {theirs}");
+            }
+        }
+    }
+    assert!(store.log().unwrap().records().is_empty());
+    write(dir, file, &whole);
+    (refused, tried)
+}
+
+#[test]
+fn what_the_original_refuses_of_a_run_is_refused() {
+    let dir = small(BackupScopeKind::Member, WORKER, &[WORKER]);
+    for file in [PLAN, EXECUTION] {
+        let (refused, tried) = compare_with_the_original(dir.path(), file);
+        assert!(refused > 200 && refused < tried, "{file}: {refused} of {tried} refused");
+    }
+}
+
+#[test]
+fn what_the_original_refuses_of_artifacts_is_refused() {
+    let dir = small(BackupScopeKind::Subtree, APP, &[APP, WORKER]);
+    // So that it is the manifest's own rules that refuse, and not the plan that it contradicts.
+    for file in [PLAN, EXECUTION] {
+        std::fs::remove_file(dir.path().join(file)).unwrap();
+    }
+    for file in [DOWNLOADS, MANIFEST] {
+        let (refused, tried) = compare_with_the_original(dir.path(), file);
+        assert!(refused > 200 && refused < tried, "{file}: {refused} of {tried} refused");
+    }
 }
