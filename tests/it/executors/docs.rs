@@ -22,6 +22,7 @@ fn examples_in_the_documentation_make_executors() {
     let expected = [
         "website: dir  [0, 0, 0]",
         "shop: command  [0, 0, 1]",
+        "mail: command  [1, 0, 0]",
         "wiki: zfs rack-2 [1, 1, 0]",
         "game: icp production [1, 1, 1]",
         "game: icp https://icp-api.io [1, 1, 1]",
