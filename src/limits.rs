@@ -54,6 +54,8 @@ pub const FILE_BYTES_MAX: u64 = 1 << 60;
 
 // ---- ingest -----------------------------------------------------------------------------------
 
+/// Most bytes of all extensions of a manifest that is written: room is left for its members.
+pub const EXTENSION_BYTES_MAX: usize = 4 * MIB;
 /// A pack is closed when it holds this many bytes. Three buffers of this size are alive at most:
 /// one being filled, one waiting, one being written (96 MiB).
 pub const PACK_BYTES_TARGET: usize = 24 * MIB;

@@ -162,6 +162,14 @@ pub enum Error {
         /// How many.
         count: usize,
     },
+    /// More than a manifest takes.
+    #[error("{count} extensions of {bytes} bytes; a generation takes 256 of 4 MiB together")]
+    Extensions {
+        /// How many.
+        count: usize,
+        /// Their bytes.
+        bytes: usize,
+    },
     /// A thread pool could not be made.
     #[error("threads: {0}")]
     Threads(#[from] rayon::ThreadPoolBuildError),

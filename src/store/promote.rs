@@ -19,7 +19,7 @@ use crate::digest::{Algorithm, Digest};
 use crate::format::manifest::{Artifact, Counts, Generation, Member, Missing};
 use crate::format::segment::PackEntry;
 use crate::lease::WriterLease;
-use crate::limits::{MEMBERS_MAX, MIB};
+use crate::limits::{EXTENSION_BYTES_MAX, EXTENSIONS_MAX, MEMBERS_MAX, MIB};
 use crate::log;
 use crate::pack;
 
@@ -233,6 +233,11 @@ impl Store {
     pub fn commit_generation(&self, manifest: &Generation) -> Result<log::Generation, Error> {
         super::parse_label("deployment", &manifest.deployment)?;
         let _lease = self.writer()?;
+        let extensions = &manifest.extensions;
+        let bytes: usize = extensions.iter().map(|one| one.name.len() + one.value.len()).sum();
+        if extensions.len() > EXTENSIONS_MAX || bytes > EXTENSION_BYTES_MAX {
+            return Err(Error::Extensions { count: extensions.len(), bytes });
+        }
         let names = manifest.members.iter().map(|member| member.name.as_str());
         check_members(names.chain(manifest.missing.iter().map(|missing| missing.name.as_str())))?;
         for member in &manifest.members {

@@ -2,7 +2,7 @@
 
 use strongroom::digest::Algorithm;
 use strongroom::format::manifest::{Generation, Member};
-use strongroom::store::{Error, IngestOptions, Progress};
+use strongroom::store::{Error, Extension, IngestOptions, Progress};
 
 use crate::support::{DEPLOYMENT, Tree, keys, memory_store, noise, open, source, temp};
 
@@ -51,6 +51,9 @@ fn artifacts_promoted_by_several_processes_become_one_generation() {
     let twice = store.commit_generation(&manifest(members)).unwrap_err();
     assert!(matches!(twice, Error::DuplicateMember { .. }), "{twice}");
     assert!(matches!(store.commit_generation(&manifest(vec![])), Err(Error::Members { .. })));
+    let mut large = manifest(vec![]);
+    large.extensions.push(Extension { name: "x".into(), value: vec![0; 17 << 20] });
+    assert!(matches!(store.commit_generation(&large), Err(Error::Extensions { .. })));
     assert_eq!(open(backend).log().unwrap().generations().len(), 1);
 }
 

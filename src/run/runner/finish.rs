@@ -7,7 +7,7 @@ use crate::format::manifest::{Generation, Member};
 use crate::log;
 use crate::run::event::{Event, Receipt};
 use crate::run::executor::Call;
-use crate::run::facts::{DeploymentFacts, MemberFacts, SCHEMA, Scope, Unit};
+use crate::run::facts::{DeploymentFacts, MemberFacts, SCHEMA, Unit};
 use crate::run::plan::{OperationKind as Kind, Target};
 use crate::run::state::{OperationState, Outcome};
 
@@ -82,7 +82,7 @@ impl Runner<'_> {
             quiescence: plan.request.quiescence,
             topology_hash: plan.topology_hash.clone(),
             members: plan.targets.iter().map(|target| self.member_facts(target)).collect(),
-            units: units(plan.request.scope, plan.selected.as_deref(), &plan.targets),
+            units: units(&plan.targets),
         }
     }
 
@@ -194,20 +194,26 @@ impl Runner<'_> {
     }
 }
 
-/// Says which members belong together: all of a scope that is quieted together.
-fn units(scope: Scope, selected: Option<&str>, targets: &[Target]) -> Vec<Unit> {
-    let members = |targets: &[Target]| targets.iter().map(|target| target.row.id.clone()).collect();
-    match (scope, selected) {
-        (Scope::Member, Some(id)) => {
-            vec![Unit { id: id.to_owned(), subtree: false, members: members(targets) }]
+/// Says which members belong together: each that has no other above it, with all below it. They were
+/// quieted together with the others, but only what hangs together has to be restored together.
+fn units(targets: &[Target]) -> Vec<Unit> {
+    let mut units: Vec<Unit> = Vec::new();
+    // Breadth first: a parent comes before its children.
+    for target in targets {
+        let id = &target.row.id;
+        let parent = target.row.parent.as_ref();
+        let above = units
+            .iter_mut()
+            .find(|unit| parent.is_some_and(|parent| unit.members.contains(parent)));
+        match above {
+            Some(unit) => {
+                unit.members.push(id.clone());
+                unit.subtree = true;
+            }
+            None => {
+                units.push(Unit { id: id.clone(), subtree: false, members: vec![id.clone()] });
+            }
         }
-        (Scope::Subtree, Some(id)) => {
-            vec![Unit { id: id.to_owned(), subtree: true, members: members(targets) }]
-        }
-        _ => vec![Unit {
-            id: scope.name().to_owned(),
-            subtree: targets.len() > 1,
-            members: members(targets),
-        }],
     }
+    units
 }
