@@ -4,10 +4,12 @@
 //! A change inside a chunk can move its end, and the chunk then resembles none of before. If the
 //! previous end is followed by content that is cut as it was, nothing has moved: the previous end is
 //! kept, and the changed chunk stands exactly where its base does. Content is looked for where it
-//! was, and where it would be if all that the file grew or shrank by lay before it.
+//! was, and where it would be if all that the file grew or shrank by lay before it. A chunk that is
+//! found unchanged there is kept without looking for its end.
 
 use super::previous::Range;
 use crate::chunker::Cutter;
+use crate::digest::Digest;
 
 /// Returns the lengths of the chunks that `bytes` begins with, which lie at `offset` of the file;
 /// bytes behind the last of them need more bytes to be cut, unless `last`.
@@ -20,8 +22,15 @@ pub(super) fn cut(
     growth: Growth,
 ) -> Vec<usize> {
     let (mut lens, mut at) = (Vec::new(), 0);
-    while let Some(natural) = cutter.next_len(&bytes[at..], last) {
+    loop {
         let place = offset + at as u64;
+        let mut places = growth.places(place).into_iter().flatten();
+        if let Some(len) = places.find_map(|place| unchanged(&bytes[at..], place, previous)) {
+            lens.push(len);
+            at += len;
+            continue;
+        }
+        let Some(natural) = cutter.next_len(&bytes[at..], last) else { break };
         let kept = growth.places(place).into_iter().flatten().find_map(|place| {
             let kept = previous.len_at(place)?;
             let next = cutter.next_len(bytes.get(at + kept..)?, last)?;
@@ -32,6 +41,14 @@ pub(super) fn cut(
         at += len;
     }
     lens
+}
+
+/// Returns the length of the chunk of the previous generation at `place` if `bytes` begins with it.
+/// A digest costs less than a third of what looking for a cut does, and this is done in order.
+fn unchanged(bytes: &[u8], place: u64, previous: &Range) -> Option<usize> {
+    let chunk = previous.beginning_at(place)?;
+    let same = bytes.get(..chunk.bytes as usize)?;
+    (Digest::of(same) == chunk.digest).then_some(same.len())
 }
 
 /// By how many bytes a file is longer than its previous generation.
@@ -68,7 +85,6 @@ impl Growth {
 mod tests {
     use super::*;
     use crate::chunker::Params;
-    use crate::digest::Digest;
     use crate::format::page::ChunkRef;
 
     fn noise(seed: u8, len: usize) -> Vec<u8> {
@@ -104,6 +120,14 @@ mod tests {
         assert_ne!(natural, before, "the changes move cuts");
         let moved = kept.iter().zip(&before).filter(|(a, b)| a != b).count();
         assert_eq!(moved, 0);
+    }
+
+    #[test]
+    fn unchanged_chunks_keep_their_cuts_whatever_the_chunker_says() {
+        let bytes = noise(7, 1 << 20);
+        let odd: Vec<usize> = std::iter::repeat_n(5000, (1 << 20) / 5000).collect();
+        let kept = all(&bytes, &range(&bytes, &odd), Growth::new(0, 0));
+        assert_eq!(kept[..odd.len()], odd);
     }
 
     #[test]

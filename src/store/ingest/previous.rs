@@ -120,10 +120,15 @@ impl Range {
         }
     }
 
+    /// Returns the chunk that began at `place`, if it was no hole.
+    pub fn beginning_at(&self, place: u64) -> Option<ChunkRef> {
+        let found = self.0.binary_search_by_key(&place, |(begin, _)| *begin).ok()?;
+        Some(self.0[found].1).filter(|chunk| !chunk.is_hole())
+    }
+
     /// Returns the length of the chunk that began at `place`.
     pub fn len_at(&self, place: u64) -> Option<usize> {
-        let found = self.0.binary_search_by_key(&place, |(begin, _)| *begin).ok()?;
-        Some(self.0[found].1).filter(|chunk| !chunk.is_hole()).map(|chunk| chunk.bytes as usize)
+        self.beginning_at(place).map(|chunk| chunk.bytes as usize)
     }
 
     /// Makes a range from chunks with their offsets, in order.
