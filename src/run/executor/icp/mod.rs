@@ -3,7 +3,7 @@
 //! Every command gets the network and the identity by name, so that nothing depends on what `icp`
 //! would choose by itself. Exit code 2 means that nothing was sent; any other failure, a lost reply
 //! included, says nothing of what happened. A snapshot is never replaced (`--replace`), and a
-//! transfer is resumed only where [`unfinished`] is certain.
+//! transfer is resumed only where `unfinished` is certain.
 
 use std::path::Path;
 use std::time::Duration;
