@@ -47,6 +47,10 @@ pub const ENTRY_BYTES_MAX: usize = 512 * KIB;
 pub const EXTENSIONS_MAX: usize = 256;
 /// Most members in one generation.
 pub const MEMBERS_MAX: usize = 1 << 16;
+/// Most generations that one commit record forgets or brings back.
+pub const RECORD_NAMES_MAX: usize = 1 << 16;
+/// Most objects in one list of objects to be removed.
+pub const REMOVAL_OBJECTS_MAX: usize = 1 << 18;
 /// Most entries in one index segment (offsets into it stay within 32 bits of entries).
 pub const SEGMENT_ENTRIES_MAX: usize = 1 << 30;
 /// Largest content of one file, in bytes.
@@ -69,8 +73,18 @@ pub const PENDING_CHUNKS_MAX: usize = 1 << 18;
 
 // ---- index ------------------------------------------------------------------------------------
 
-/// More segments than this are merged when a writer finishes.
+/// Where more segments than this overlap, some are merged when a writer finishes.
 pub const SEGMENTS_MAX: usize = 12;
+/// Most entries of a merged segment: about 85 MB while it is made.
+pub const PART_ENTRIES_MAX: u64 = 1 << 19;
+/// A merge stops when it has written so many entries (about 500 MB); the next goes on.
+pub const MERGED_ENTRIES_MAX: u64 = 1 << 23;
+
+// ---- prune ------------------------------------------------------------------------------------
+
+/// A pack of which more than this part is live is not written anew: what would be won is not worth
+/// the copy.
+pub const REWRITE_LIVE_SHARE_MAX: f64 = 0.7;
 
 // ---- read -------------------------------------------------------------------------------------
 

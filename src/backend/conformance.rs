@@ -30,13 +30,14 @@ macro_rules! ensure {
 
 mod listing;
 
-const CHECKS: [(&str, Check); 22] = [
+const CHECKS: [(&str, Check); 23] = [
     ("an object reads back as it was put", reads_back),
     ("parts are concatenated", parts_are_concatenated),
     ("an object may be empty", empty_object),
     ("an object may have any bytes and a size off every boundary", large_object),
     ("sizes around blocks are exact", sizes_around_blocks),
     ("the first writer wins", first_writer_wins),
+    ("overwriting replaces, and creates what is not there", overwriting),
     ("one of many writers of a key creates it", one_of_many_creates),
     ("writers of different keys do not disturb each other", many_keys_at_once),
     ("a missing object is not found", missing_object),
@@ -195,6 +196,19 @@ fn first_writer_wins(backend: &dyn Backend) -> Result<(), Failure> {
             expect(backend, &key, b"first")?;
         }
     }
+    Ok(())
+}
+
+fn overwriting(backend: &dyn Backend) -> Result<(), Failure> {
+    for key in [pack("0e")?, key("index/a")?] {
+        for bytes in [&b"first"[..], b"longer than the first", b"", &noise(1_500_000, 3)] {
+            backend.overwrite(&key, &[bytes])?;
+            expect(backend, &key, bytes)?;
+        }
+        backend.overwrite(&key, &[b"pa", b"", b"rts"])?;
+        expect(backend, &key, b"parts")?;
+    }
+    ensure!(listed(backend, "")?.len() == 2, "other objects are there");
     Ok(())
 }
 

@@ -68,6 +68,11 @@ impl Backend for MemoryBackend {
         Ok(Put::Created)
     }
 
+    fn overwrite(&self, key: &Key, parts: &[&[u8]]) -> Result<(), Error> {
+        self.objects().insert(key.clone(), Arc::new(parts.concat()));
+        Ok(())
+    }
+
     fn read_at(&self, key: &Key, offset: u64, buffer: &mut [u8]) -> Result<(), Error> {
         let bytes = self.find(key)?;
         let actual = bytes.len() as u64;

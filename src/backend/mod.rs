@@ -148,7 +148,7 @@ impl fmt::Debug for ObjectBytes {
 ///
 /// Object-safe and shared between threads. Every method may be called at any time, also after
 /// errors; a backend that can no longer promise durability (a failed sync) latches: every later
-/// `put` and `delete` fails with [`Error::Latched`], reads go on.
+/// `put`, `overwrite` and `delete` fails with [`Error::Latched`], reads go on.
 pub trait Backend: Send + Sync + fmt::Debug {
     /// Stores the concatenation of `parts` under `key` if the key has no object yet: atomic, never
     /// replacing, and durable when it returns, in both outcomes.
@@ -157,6 +157,14 @@ pub trait Backend: Send + Sync + fmt::Debug {
     /// Any error leaves either no object or the whole object under `key`; the caller may try
     /// again.
     fn put(&self, key: &Key, parts: &[&[u8]]) -> Result<Put, Error>;
+
+    /// Stores the concatenation of `parts` under `key` in place of the object that is there, if
+    /// there is one: atomic and durable when it returns. Only for an object that is known to be
+    /// damaged and whose bytes follow from its name: everything else is written once.
+    ///
+    /// # Errors
+    /// Any error leaves either what was there or the whole new object.
+    fn overwrite(&self, key: &Key, parts: &[&[u8]]) -> Result<(), Error>;
 
     /// Fills `buffer` from the object at `offset`, entirely.
     ///
@@ -209,15 +217,21 @@ pub trait Backend: Send + Sync + fmt::Debug {
 /// # Errors
 /// The backend's.
 pub fn put_or_repair(backend: &dyn Backend, key: &Key, bytes: &[u8]) -> Result<Put, Error> {
-    if backend.put(key, &[bytes])? == Put::Created {
-        return Ok(Put::Created);
+    loop {
+        if backend.put(key, &[bytes])? == Put::Created {
+            return Ok(Put::Created);
+        }
+        match backend.read(key, bytes.len() as u64) {
+            Ok(stored) if *stored == *bytes => return Ok(Put::Existed),
+            Ok(_) | Err(Error::TooLarge { .. }) => {
+                backend.overwrite(key, &[bytes])?;
+                return Ok(Put::Created);
+            }
+            // Removed in between.
+            Err(Error::NotFound { .. }) => {}
+            Err(error) => return Err(error),
+        }
     }
-    match backend.read(key, bytes.len() as u64) {
-        Ok(stored) if *stored == *bytes => return Ok(Put::Existed),
-        Ok(_) | Err(Error::TooLarge { .. }) => backend.delete(key)?,
-        Err(error) => return Err(error),
-    }
-    backend.put(key, &[bytes])
 }
 
 /// What went wrong on a backend.

@@ -45,6 +45,11 @@ impl Backend for ThrottledBackend {
         self.inner.put(key, parts)
     }
 
+    fn overwrite(&self, key: &Key, parts: &[&[u8]]) -> Result<(), Error> {
+        self.pay(parts.iter().map(|part| part.len() as u64).sum());
+        self.inner.overwrite(key, parts)
+    }
+
     fn read_at(&self, key: &Key, offset: u64, buffer: &mut [u8]) -> Result<(), Error> {
         self.pay(buffer.len() as u64);
         self.inner.read_at(key, offset, buffer)

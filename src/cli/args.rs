@@ -9,8 +9,10 @@ use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Parser, Subcommand, ValueEnum};
 
 mod interchange;
+mod prune;
 
 pub use interchange::{Export, ExportCanic, ExportFormat, Import, ImportCanic, ImportFormat};
+pub use prune::{Pin, Prune, Undo};
 
 use super::exit::Exit;
 use super::help;
@@ -124,6 +126,18 @@ pub enum Command {
     /// Check that what is stored is whole
     #[command(after_help = help::VERIFY)]
     Verify(Verify),
+    /// Forget generations by a policy, and remove what nothing needs
+    #[command(after_help = help::PRUNE)]
+    Prune(Prune),
+    /// Keep a generation whatever a policy says
+    #[command(after_help = help::PIN)]
+    Pin(Pin),
+    /// Let policies decide about a generation again
+    #[command(after_help = help::UNPIN)]
+    Unpin(Pin),
+    /// Bring back what prune has forgotten
+    #[command(after_help = help::UNDO)]
+    Undo(Undo),
     /// Count what the store holds and what each generation adds
     #[command(after_help = help::STATS)]
     Stats(Stats),
@@ -424,20 +438,26 @@ fn parse_deployment(text: &str) -> Result<String, Invalid> {
     parse_label("deployment", text).map_err(|error| Invalid(error.to_string()))
 }
 
-/// Parses a number of bytes with K, M, G or nothing behind it (powers of 1024).
 fn parse_rate(text: &str) -> Result<u64, Invalid> {
+    let needed = || Invalid("a number of bytes a second is needed, such as 50M".to_owned());
+    parse_bytes(text).ok().filter(|bytes| *bytes > 0).ok_or_else(needed)
+}
+
+/// Parses a number of bytes with K, M, G, T or nothing behind it (powers of 1024).
+fn parse_bytes(text: &str) -> Result<u64, Invalid> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let unit = match text[digits.len()..].to_ascii_uppercase().as_str() {
         "" | "B" => Some(0),
         "K" | "KB" | "KIB" => Some(10),
         "M" | "MB" | "MIB" => Some(20),
         "G" | "GB" | "GIB" => Some(30),
+        "T" | "TB" | "TIB" => Some(40),
         _ => None,
     };
-    let number: Option<u64> = digits.parse().ok().filter(|number| (1..=1 << 30).contains(number));
+    let number: Option<u64> = digits.parse().ok();
     match (number, unit) {
-        (Some(number), Some(unit)) => Ok(number << unit),
-        _ => Err(Invalid("a number of bytes a second is needed, such as 50M".to_owned())),
+        (Some(number), Some(unit)) if number <= u64::MAX >> unit => Ok(number << unit),
+        _ => Err(Invalid("a number of bytes is needed, such as 50M".to_owned())),
     }
 }
 

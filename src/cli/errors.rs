@@ -156,12 +156,15 @@ pub fn is_missing(error: &io::Error) -> bool {
 pub fn exit_of(error: &Error) -> Exit {
     match error {
         Error::NotAStore { .. } => Exit::NO_STORE,
-        Error::Lease(lease::Error::Held) => Exit::LOCKED,
+        Error::Lease(error) if !matches!(error, lease::Error::Backend(_)) => Exit::LOCKED,
         Error::Interrupted => Exit::INTERRUPTED,
         Error::BadReference { .. }
         | Error::BadLabel(_)
         | Error::DuplicateMember { .. }
+        | Error::KeepsNothing
+        | Error::UnknownTimeZone { .. }
         | Error::Members { .. } => Exit::USAGE,
+        Error::NotKnown { .. } => Exit::DAMAGE,
         error if error.is_damage() => Exit::DAMAGE,
         _ => Exit::FAILED,
     }
@@ -205,9 +208,25 @@ fn hint_of(context: &Context, error: &Error) -> Option<String> {
              or choose another directory"
                 .to_owned()
         }
-        Error::Lease(lease::Error::Held) => {
+        Error::Lease(error) if !matches!(error, lease::Error::Backend(_)) => {
             "run the same command again when the other process is done".to_owned()
         }
+        Error::Forgotten { name, can_return: true } => {
+            format!("{} brings it back", run(&format!("undo {}", shell_word(&name.to_string()))))
+        }
+        Error::Pinned { name } => {
+            format!("{} lets it go", run(&format!("unpin {}", shell_word(&name.to_string()))))
+        }
+        Error::KeepsNothing => {
+            "say what to keep, such as --keep-daily 7 --keep-monthly 12, or what to forget".to_owned()
+        }
+        Error::NotKnown { .. } => format!(
+            "nothing was changed; {} tells what is damaged, and a generation that cannot be read can \
+             be forgotten by its number",
+            run("verify --structure")
+        ),
+        Error::Moved { .. } => "run the same command again".to_owned(),
+        Error::TakenAway { .. } => "run the same command again: what is missing is stored again".to_owned(),
         error if error.needs_newer() => {
             format!("install a newer strongroom than {}", env!("CARGO_PKG_VERSION"))
         }

@@ -144,6 +144,46 @@ Examples:
   strongroom verify --structure
   strongroom verify --full orders@latest";
 
+/// Under `prune`.
+pub const PRUNE: &str = "\
+Without --apply, says what would be forgotten and removed, and why the rest is kept. A generation is
+kept if any rule keeps it, if it is pinned, or if it is the newest of its deployment. The order is
+that of the commits; a clock that was wrong never makes a newer generation count as older.
+
+With --apply, generations are forgotten at once, and `undo` brings them back for the time of --grace.
+What only they needed is removed by a later prune, so run it regularly. Backups may run meanwhile.
+With --grace 0 all is removed at once, and nothing else may write to the store.
+
+After an interruption, run the same command again. Exits with 4 if something cannot be read; what may
+need it or be in it stays.
+
+Examples:
+  strongroom prune --keep-daily 7 --keep-weekly 5 --keep-monthly 12
+  strongroom prune --keep-within 30d --keep-yearly 10 orders --apply
+  strongroom prune --forget orders@g3 --apply
+  strongroom prune --collect-only --apply
+  strongroom prune --keep-last 3 --json | jq '.forgotten[] | {deployment, generation}'";
+
+/// Under `pin`.
+pub const PIN: &str = "\
+Examples:
+  strongroom pin orders@g3
+  strongroom pin orders";
+
+/// Under `unpin`.
+pub const UNPIN: &str = "\
+Examples:
+  strongroom unpin orders@g3";
+
+/// Under `undo`.
+pub const UNDO: &str = "\
+What was forgotten comes back whole, as long as no later prune has begun to remove what it needs (see
+--grace of prune).
+
+Examples:
+  strongroom undo
+  strongroom undo orders@g3 orders@g4";
+
 /// Under `stats`.
 pub const STATS: &str = "\
 Examples:

@@ -42,6 +42,8 @@ pub const STORE: Kind = Kind { name: "store header", tag: *b"STOR", version: 1 }
 pub const ARTIFACT: Kind = Kind { name: "artifact manifest", tag: *b"ARTI", version: 1 };
 /// The manifest of a generation.
 pub const GENERATION: Kind = Kind { name: "generation manifest", tag: *b"GENE", version: 1 };
+/// A list of objects to be removed.
+pub const REMOVAL: Kind = Kind { name: "removal list", tag: *b"REMO", version: 1 };
 /// A record of the commit log.
 pub const COMMIT: Kind = Kind { name: "commit record", tag: *b"COMM", version: 1 };
 /// A record of a run's journal.

@@ -11,6 +11,7 @@ pub mod manifest;
 pub mod pack;
 pub mod page;
 pub mod record;
+pub mod removal;
 pub mod segment;
 
 use crate::digest::Digest;

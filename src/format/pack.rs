@@ -20,6 +20,10 @@ pub const TAIL_MAGIC: [u8; 8] = *b"SRPKEND\n";
 pub const VERSION: u16 = 1;
 /// Bytes of the head.
 pub const HEAD_BYTES: usize = 64;
+/// Where the salt is in the head.
+pub const SALT_AT: usize = 32;
+/// Bytes of the salt.
+pub const SALT_BYTES: usize = 32;
 /// Bytes of a directory entry.
 pub const ENTRY_BYTES: usize = 52;
 /// Bytes of a base: a digest.

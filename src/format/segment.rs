@@ -248,7 +248,12 @@ impl SegmentView {
         })
     }
 
-    fn digest(&self, bytes: &[u8], ordinal: u64) -> Digest {
+    /// Returns the digest of the entry at `ordinal`.
+    ///
+    /// # Panics
+    /// If there is no such entry: a bug of the caller.
+    #[must_use]
+    pub fn digest(&self, bytes: &[u8], ordinal: u64) -> Digest {
         Digest(le::array(bytes, self.entries_at + ordinal as usize * ENTRY_BYTES))
     }
 

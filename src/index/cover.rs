@@ -4,7 +4,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::{Error, Index, SegmentBuilder, Snapshot};
+use super::{Doubtful, Error, Index, SegmentBuilder, Snapshot};
 use crate::backend::{self, Backend};
 use crate::digest::Digest;
 use crate::format::pack::Content;
@@ -34,18 +34,32 @@ pub struct Cover {
     pub missing: Vec<Digest>,
 }
 
-/// Adds packs that no segment knows, and sets packs aside that are not there.
+/// Packs that are under removal, as the commit log tells. It must have been read before.
+#[derive(Clone, Debug, Default)]
+pub struct Removals {
+    /// Being removed: they count as not there, and nobody misses them.
+    pub gone: HashSet<Digest>,
+    /// To be removed, if nothing needs them then.
+    pub condemned: HashSet<Digest>,
+}
+
+/// Adds packs that no segment knows, and sets packs aside that are not there or are under removal.
 ///
 /// With `writable`, new segments are stored; otherwise they live in memory only.
 ///
 /// # Errors
 /// The storage failed. Damaged packs are no error but [`Cover::faults`].
-pub fn cover(index: &Index, backend: &dyn Backend, writable: bool) -> Result<Cover, Error> {
+pub fn cover(
+    index: &Index,
+    backend: &dyn Backend,
+    writable: bool,
+    removals: &Removals,
+) -> Result<Cover, Error> {
     let mut known = HashMap::new();
     for segment in index.snapshot().segments() {
         known.extend(segment.packs().filter_map(Result::ok).map(|pack| (pack.id, pack.bytes)));
     }
-    add_packs(index, backend, writable, known)
+    add_packs(index, backend, writable, known, removals)
 }
 
 /// Makes the whole index anew from the packs, replacing all segments that were there. What they
@@ -54,15 +68,20 @@ pub fn cover(index: &Index, backend: &dyn Backend, writable: bool) -> Result<Cov
 ///
 /// # Errors
 /// The storage failed; the old segments are still there then.
-pub fn rebuild(index: &Index, backend: &dyn Backend, writable: bool) -> Result<Cover, Error> {
+pub fn rebuild(
+    index: &Index,
+    backend: &dyn Backend,
+    writable: bool,
+    removals: &Removals,
+) -> Result<Cover, Error> {
     let mut old = Vec::new();
     backend.list(super::FOLDER, &mut |key, _| old.push(key))?;
     let before = index.snapshot();
-    index.change(|segments, missing| {
+    index.change(|segments, doubtful| {
         segments.clear();
-        missing.clear();
+        *doubtful = Doubtful::default();
     });
-    let mut cover = add_packs(index, backend, writable, HashMap::new())?;
+    let mut cover = add_packs(index, backend, writable, HashMap::new(), removals)?;
     keep_lost_packs(index, backend, writable, &before, &mut cover)?;
     if writable {
         let kept: HashSet<_> =
@@ -79,13 +98,18 @@ fn add_packs(
     backend: &dyn Backend,
     writable: bool,
     mut known: HashMap<Digest, u64>,
+    removals: &Removals,
 ) -> Result<Cover, Error> {
+    known.retain(|id, _| !removals.gone.contains(id));
     let mut cover = Cover::default();
     let mut builder = SegmentBuilder::default();
     let mut listed = Vec::new();
     for content in [Content::Chunks, Content::Pages] {
         backend.list(content.folder(), &mut |key, bytes| {
             let Ok(id) = key.name().parse::<Digest>() else { return };
+            if removals.gone.contains(&id) {
+                return;
+            }
             match known.remove(&id) {
                 None => listed.push((content, id, bytes)),
                 Some(expected) if expected != bytes => {
@@ -113,8 +137,9 @@ fn add_packs(
     cover.missing = known.into_keys().collect();
     cover.missing.sort_unstable();
     let unusable = cover.faults.iter().map(|fault| fault.id).chain(cover.missing.iter().copied());
-    let unusable: HashSet<_> = unusable.collect();
-    index.change(|_, missing| *missing = unusable);
+    let missing: HashSet<_> = unusable.collect();
+    let Removals { gone, condemned } = removals.clone();
+    index.change(|_, doubtful| *doubtful = Doubtful { missing, gone, condemned });
     Ok(cover)
 }
 
@@ -138,7 +163,8 @@ fn keep_lost_packs(
     let mut lost = HashSet::new();
     for segment in before.segments() {
         let packs = segment.packs().filter_map(Result::ok);
-        let gone: HashSet<_> = packs.map(|pack| pack.id).filter(|id| !there.contains(id)).collect();
+        let is_lost = |id: &Digest| !there.contains(id) && !now.doubtful.gone.contains(id);
+        let gone: HashSet<_> = packs.map(|pack| pack.id).filter(is_lost).collect();
         if gone.is_empty() || segment.check().is_err() {
             continue;
         }
@@ -160,7 +186,7 @@ fn keep_lost_packs(
     lost.retain(|id| cover.faults.iter().all(|fault| fault.id != *id));
     cover.missing.extend(lost.iter().copied());
     cover.missing.sort_unstable();
-    index.change(|_, missing| missing.extend(lost));
+    index.change(|_, doubtful| doubtful.missing.extend(lost));
     Ok(())
 }
 

@@ -5,9 +5,12 @@
 //! directories too, and [`rebuild`] makes them anew from there. A look-up asks each segment whose
 //! range holds the digest; [`merge()`] keeps these few. Does not own: what the chunks mean.
 //!
-//! I3: a segment is written only for packs that are durable.
+//! I3: a segment is written only for packs that are durable. Whoever writes segments for packs of
+//! others ([`cover()`], [`rebuild`], [`merge()`], [`drop_packs`]) keeps others from doing the same
+//! meanwhile: see "Locks" in `store-format.md`.
 
 mod cover;
+mod groups;
 mod merge;
 
 use std::collections::HashSet;
@@ -21,8 +24,9 @@ use crate::format::pack::Record;
 use crate::format::segment::{self, Entry, PackEntry, SegmentView};
 use crate::limits::MIB;
 
-pub use cover::{Cover, PackFault, cover, rebuild};
-pub use merge::merge;
+pub use cover::{Cover, PackFault, Removals, cover, rebuild};
+pub use groups::{Copy as EntryCopy, Groups};
+pub use merge::{drop_packs, merge};
 
 /// Folder of the segments.
 pub const FOLDER: &str = "index";
@@ -65,6 +69,8 @@ pub struct Segment {
     id: Digest,
     bytes: ObjectBytes,
     view: SegmentView,
+    /// Whether it is an object of the store, and not only in memory.
+    is_stored: bool,
 }
 
 impl Segment {
@@ -73,7 +79,7 @@ impl Segment {
         if bytes.len() <= CHECKED_BYTES_MAX {
             view.check(&bytes)?;
         }
-        Ok(Self { id, bytes, view })
+        Ok(Self { id, bytes, view, is_stored: true })
     }
 
     /// Returns the segment's key.
@@ -119,10 +125,13 @@ impl Segment {
     }
 
     fn find(&self, digest: &Digest) -> Option<Location> {
-        let ordinal = self.view.find(&self.bytes, digest)?;
-        let entry = self.view.entry(&self.bytes, ordinal).ok()?;
-        let pack = self.view.pack(&self.bytes, entry.pack as usize).ok()?;
-        Some(Location { pack, record: entry.record })
+        self.location(self.view.find(&self.bytes, digest)?).ok()
+    }
+
+    fn location(&self, ordinal: u64) -> Result<Location, format::Error> {
+        let entry = self.view.entry(&self.bytes, ordinal)?;
+        let pack = self.view.pack(&self.bytes, entry.pack as usize)?;
+        Ok(Location { pack, record: entry.record })
     }
 }
 
@@ -140,6 +149,43 @@ pub struct DamagedSegment {
     pub source: format::Error,
 }
 
+/// Packs that are not to be relied on.
+#[derive(Clone, Debug, Default)]
+struct Doubtful {
+    /// Not there, or not whole, as far as is known.
+    missing: HashSet<Digest>,
+    /// Being removed.
+    gone: HashSet<Digest>,
+    /// To be removed: they can be read, and nobody should begin to rely on them.
+    condemned: HashSet<Digest>,
+}
+
+impl Doubtful {
+    fn is_absent(&self, location: &Location) -> bool {
+        let id = &location.pack.id;
+        (!self.missing.is_empty() && self.missing.contains(id))
+            || (!self.gone.is_empty() && self.gone.contains(id))
+    }
+
+    fn is_lost(&self, location: &Location) -> bool {
+        self.is_absent(location)
+            || (!self.condemned.is_empty() && self.condemned.contains(&location.pack.id))
+    }
+
+    fn is_empty(&self) -> bool {
+        self.missing.is_empty() && self.gone.is_empty() && self.condemned.is_empty()
+    }
+}
+
+/// The place of an entry in a [`Snapshot`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Ordinal of the segment.
+    pub segment: u32,
+    /// Ordinal of the entry in it.
+    pub entry: u64,
+}
+
 /// A view of the index at one moment, for many look-ups without locking.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
@@ -147,11 +193,11 @@ pub struct Snapshot {
     /// For each first byte of a digest, the segments that may hold it, newest first: merged
     /// segments have a range of digests each, so that these are few however many there are.
     by_first_byte: Arc<Vec<Vec<u32>>>,
-    missing: Arc<HashSet<Digest>>,
+    doubtful: Arc<Doubtful>,
 }
 
 impl Snapshot {
-    fn new(segments: Vec<Arc<Segment>>, missing: HashSet<Digest>) -> Self {
+    fn new(segments: Vec<Arc<Segment>>, doubtful: Doubtful) -> Self {
         let mut by_first_byte = vec![Vec::new(); 256];
         for (ordinal, segment) in segments.iter().enumerate().rev() {
             if let Some((first, last)) = segment.view.range() {
@@ -162,8 +208,8 @@ impl Snapshot {
                 }
             }
         }
-        let (segments, missing) = (Arc::new(segments), Arc::new(missing));
-        Self { segments, by_first_byte: Arc::new(by_first_byte), missing }
+        let (segments, doubtful) = (Arc::new(segments), Arc::new(doubtful));
+        Self { segments, by_first_byte: Arc::new(by_first_byte), doubtful }
     }
 
     /// Returns the segments that may hold `digest`, newest first.
@@ -174,36 +220,59 @@ impl Snapshot {
 }
 
 impl Snapshot {
-    /// Finds a chunk, in a pack that is not known to be missing or cut short if there is one.
+    /// Finds a chunk, in a pack that can be relied on if there is one.
     #[must_use]
     pub fn find(&self, digest: &Digest) -> Option<Location> {
         self.locations(digest).next()
     }
 
-    /// Finds every place of a chunk, newest segment first, those in packs that are known to be
-    /// missing or cut short last.
+    /// Finds every place of a chunk, newest segment first, those in packs that cannot be relied on
+    /// (missing, cut short, condemned) last.
     pub fn locations<'a>(&'a self, digest: &'a Digest) -> impl Iterator<Item = Location> + 'a {
         let all = || self.candidates(digest).filter_map(|segment| segment.find(digest));
         let lost = || all().filter(|location| self.is_lost(location));
-        let lost = (!self.missing.is_empty()).then(lost).into_iter().flatten();
+        let lost = (!self.doubtful.is_empty()).then(lost).into_iter().flatten();
         all().filter(|location| !self.is_lost(location)).chain(lost)
     }
 
-    /// Says whether a chunk is in a pack that is not known to be missing or cut short, and so is
-    /// its base if it has one.
+    /// Says whether a chunk is in a pack that can be relied on, and so is its base if it has one.
     #[must_use]
     pub fn has(&self, digest: &Digest) -> bool {
-        let base_is_there = |base: Digest| {
-            self.missing.is_empty()
-                || self.locations(&base).any(|l| !self.is_lost(&l) && l.record.base.is_none())
-        };
-        self.locations(digest).any(|location| {
-            !self.is_lost(&location) && location.record.base.is_none_or(base_is_there)
-        })
+        self.is_in(digest, |location| !self.is_lost(location))
     }
 
-    fn is_lost(&self, location: &Location) -> bool {
-        !self.missing.is_empty() && self.missing.contains(&location.pack.id)
+    /// Says whether a chunk is in a pack that is there and stays unless it is collected, and so is
+    /// its base if it has one: as [`Snapshot::has`], but condemned packs will do.
+    #[must_use]
+    pub fn keeps(&self, digest: &Digest) -> bool {
+        self.is_in(digest, |location| !self.doubtful.is_absent(location))
+    }
+
+    /// Says whether a chunk is encoded against one that no pack holds as a base, as far as is known.
+    /// Prune leaves such behind in packs that stay, where nothing needs them.
+    #[must_use]
+    pub fn dangles(&self, record: &Record) -> bool {
+        let is_base = |location: Location| location.record.base.is_none();
+        record.base.is_some_and(|base| !self.locations(&base).any(is_base))
+    }
+
+    fn is_in(&self, digest: &Digest, good: impl Fn(&Location) -> bool) -> bool {
+        let base_is_there =
+            |base: Digest| self.locations(&base).any(|l| good(&l) && l.record.base.is_none());
+        self.locations(digest)
+            .any(|location| good(&location) && location.record.base.is_none_or(base_is_there))
+    }
+
+    /// Says whether a place is in a pack that cannot be relied on.
+    #[must_use]
+    pub fn is_lost(&self, location: &Location) -> bool {
+        self.doubtful.is_lost(location)
+    }
+
+    /// Says whether a place is in a pack that is not there, or will not be soon.
+    #[must_use]
+    pub fn is_absent(&self, location: &Location) -> bool {
+        self.doubtful.is_absent(location)
     }
 
     /// Returns the segments, oldest first.
@@ -216,7 +285,38 @@ impl Snapshot {
     /// whole.
     #[must_use]
     pub fn missing_packs(&self) -> &HashSet<Digest> {
-        &self.missing
+        &self.doubtful.missing
+    }
+
+    /// Returns the newest entry for a chunk: the one that stands for all of them.
+    #[must_use]
+    pub fn place(&self, digest: &Digest) -> Option<Place> {
+        let ordinals = self.by_first_byte[usize::from(digest.0[0])].iter();
+        ordinals.copied().find_map(|segment| {
+            let held = &self.segments[segment as usize];
+            let entry = held.view.find(&held.bytes, digest)?;
+            Some(Place { segment, entry })
+        })
+    }
+
+    /// Returns all entries for a chunk, newest segment first.
+    ///
+    /// A damaged entry is left out.
+    #[must_use]
+    pub fn copies(&self, digest: &Digest) -> Vec<EntryCopy> {
+        let copy = |segment: u32| {
+            let held = &self.segments[segment as usize];
+            let entry = held.view.find(&held.bytes, digest)?;
+            let location = held.location(entry).ok()?;
+            Some(EntryCopy { place: Place { segment, entry }, location })
+        };
+        self.by_first_byte[usize::from(digest.0[0])].iter().copied().filter_map(copy).collect()
+    }
+
+    /// Walks all entries by digest.
+    #[must_use]
+    pub fn groups(&self) -> Groups<'_> {
+        Groups::new(&self.segments)
     }
 }
 
@@ -256,7 +356,7 @@ impl Index {
                 Err(source) => damaged.push(DamagedSegment { key: key.clone(), source }),
             }
         }
-        let current = RwLock::new(Snapshot::new(segments, HashSet::new()));
+        let current = RwLock::new(Snapshot::new(segments, Doubtful::default()));
         Ok(Self { store_id, current, damaged })
     }
 
@@ -272,39 +372,124 @@ impl Index {
         self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Takes notice of what others did to the segments: opens those that are new, and leaves those
+    /// that are no longer there. What was kept in memory only is left too: see [`cover()`].
+    ///
+    /// # Errors
+    /// The storage failed.
+    pub fn refresh(&self, backend: &dyn Backend) -> Result<(), Error> {
+        for attempt in 0.. {
+            match self.refresh_listed(backend) {
+                Err(Error::Backend(backend::Error::NotFound { .. })) if attempt < 10 => {}
+                result => return result,
+            }
+        }
+        unreachable!("the loop returns")
+    }
+
+    fn refresh_listed(&self, backend: &dyn Backend) -> Result<(), Error> {
+        let mut listed = HashSet::new();
+        backend.list(FOLDER, &mut |key, _| listed.extend(key.name().parse::<Digest>().ok()))?;
+        let mut unknown = listed.clone();
+        for segment in self.snapshot().segments().iter().filter(|segment| segment.is_stored) {
+            unknown.remove(&segment.id);
+        }
+        for damaged in &self.damaged {
+            unknown.retain(|id| key(id) != damaged.key);
+        }
+        let keys: Vec<_> = unknown.iter().map(key).collect();
+        let mut opened = Vec::new();
+        for segment in open_all(backend, self.store_id, &keys) {
+            // What a damaged one would tell is found in the packs.
+            opened.extend(segment?.ok().map(Arc::new));
+        }
+        self.change(|segments, _| {
+            segments.retain(|segment| segment.is_stored && listed.contains(&segment.id));
+            opened.retain(|new| segments.iter().all(|known| known.id != new.id));
+            segments.append(&mut opened);
+        });
+        Ok(())
+    }
+
     /// Writes a segment for chunks of durable packs and adds it to the index.
     ///
     /// # Errors
-    /// The storage failed; the index is as before.
+    /// The storage failed; the index is as before, or has all but some copies.
     pub fn write_segment(
         &self,
         backend: &dyn Backend,
         packs: &[PackEntry],
-        mut entries: Vec<Entry>,
+        entries: Vec<Entry>,
     ) -> Result<(), Error> {
-        entries.sort_unstable_by_key(|entry| entry.record.digest);
-        entries.dedup_by_key(|entry| entry.record.digest);
-        let bytes = segment::encode(self.store_id, packs, &entries);
-        drop(entries);
+        let (kept, mut left) = self.one_each(packs, entries);
+        // Which of two copies with bases can be decoded is not known here: both stay known.
+        left.retain(|(kept, entry)| kept.record.base.is_some() && entry.record.base.is_some());
+        if !left.is_empty() {
+            let left = left.into_iter().map(|(_, entry)| entry).collect();
+            self.write_segment(backend, packs, left)?;
+        }
+        self.write_entries(backend, packs, &kept)
+    }
+
+    fn write_entries(
+        &self,
+        backend: &dyn Backend,
+        packs: &[PackEntry],
+        entries: &[Entry],
+    ) -> Result<(), Error> {
+        let bytes = segment::encode(self.store_id, packs, entries);
         let id = Digest::of(&bytes);
         let _ = backend::put_or_repair(backend, &key(&id), &bytes)?;
         drop(bytes);
         let bytes = backend.read(&key(&id), SEGMENT_BYTES_MAX)?;
-        self.add(id, bytes)
+        self.add(id, bytes, true)
     }
 
-    /// Adds a segment that is kept in memory only, for stores that cannot be written to.
-    fn add_in_memory(&self, packs: &[PackEntry], mut entries: Vec<Entry>) -> Result<(), Error> {
-        entries.sort_unstable_by_key(|entry| entry.record.digest);
-        entries.dedup_by_key(|entry| entry.record.digest);
-        let bytes = segment::encode(self.store_id, packs, &entries);
+    /// Adds a segment that is kept in memory only.
+    fn add_in_memory(&self, packs: &[PackEntry], entries: Vec<Entry>) -> Result<(), Error> {
+        let (kept, _) = self.one_each(packs, entries);
+        let bytes = segment::encode(self.store_id, packs, &kept);
         let id = Digest::of(&bytes);
-        self.add(id, ObjectBytes::owned(bytes))
+        self.add(id, ObjectBytes::owned(bytes), false)
     }
 
-    fn add(&self, id: Digest, bytes: ObjectBytes) -> Result<(), Error> {
-        let segment = Segment::open(id, bytes, self.store_id)
+    /// Sorts entries, and keeps one for each chunk: one in a pack that is there, that can be decoded
+    /// and that can be a base, as far as that is known. Returns the others with the one kept.
+    fn one_each(
+        &self,
+        packs: &[PackEntry],
+        mut entries: Vec<Entry>,
+    ) -> (Vec<Entry>, Vec<(Entry, Entry)>) {
+        let snapshot = self.snapshot();
+        let rank = |entry: &Entry| {
+            let location = Location { pack: packs[entry.pack as usize], record: entry.record };
+            let record = &entry.record;
+            (snapshot.is_absent(&location), snapshot.dangles(record), record.base.is_some())
+        };
+        entries.sort_unstable_by_key(|entry| entry.record.digest);
+        for copies in entries.chunk_by_mut(|a, b| a.record.digest == b.record.digest) {
+            if copies.len() > 1 {
+                copies.sort_by_cached_key(rank);
+            }
+        }
+        let (mut kept, mut left): (Vec<Entry>, _) = (Vec::with_capacity(entries.len()), Vec::new());
+        for entry in entries {
+            match kept.last() {
+                Some(last) if last.record.digest == entry.record.digest => {
+                    if (last.pack, last.record.offset) != (entry.pack, entry.record.offset) {
+                        left.push((*last, entry));
+                    }
+                }
+                _ => kept.push(entry),
+            }
+        }
+        (kept, left)
+    }
+
+    fn add(&self, id: Digest, bytes: ObjectBytes, is_stored: bool) -> Result<(), Error> {
+        let mut segment = Segment::open(id, bytes, self.store_id)
             .map_err(|source| Error::Format { key: key(&id), source })?;
+        segment.is_stored = is_stored;
         self.change(|segments, _| {
             segments.retain(|known| known.id != id);
             segments.push(Arc::new(segment));
@@ -312,12 +497,12 @@ impl Index {
         Ok(())
     }
 
-    fn change(&self, change: impl FnOnce(&mut Vec<Arc<Segment>>, &mut HashSet<Digest>)) {
+    fn change(&self, change: impl FnOnce(&mut Vec<Arc<Segment>>, &mut Doubtful)) {
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
         let mut segments = current.segments.to_vec();
-        let mut missing = (*current.missing).clone();
-        change(&mut segments, &mut missing);
-        *current = Snapshot::new(segments, missing);
+        let mut doubtful = (*current.doubtful).clone();
+        change(&mut segments, &mut doubtful);
+        *current = Snapshot::new(segments, doubtful);
     }
 }
 
@@ -380,7 +565,9 @@ impl SegmentBuilder {
         let Self { packs, entries } = std::mem::take(self);
         index.write_segment(backend, &packs, entries)?;
         // A lost pack that is stored again is not lost any more.
-        index.change(|_, missing| missing.retain(|id| packs.iter().all(|pack| pack.id != *id)));
+        index.change(|_, doubtful| {
+            doubtful.missing.retain(|id| packs.iter().all(|pack| pack.id != *id));
+        });
         Ok(())
     }
 }

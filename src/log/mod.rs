@@ -1,5 +1,8 @@
 //! Commit log: numbered, hash-chained records, published by put-if-absent of the next number.
-//! The only thing that makes a generation visible.
+//! The only thing that makes a generation visible or forgotten.
+//!
+//! Who writes record *n* has read all before it ([`Log::append`] looks again whenever another was
+//! faster). That order is what removal relies on: see `docs/decisions/013-prune.md`.
 //!
 //! A damaged record is set aside and reported; it never hides the others. Does not own: what a
 //! manifest says.
@@ -11,7 +14,13 @@ use crate::clock::UnixNanos;
 use crate::digest::Digest;
 use crate::format;
 use crate::format::frame::FRAME_BYTES_MAX;
-use crate::format::record::{CommitNumber, Event, GenerationNumber, KINDS_OPTIONAL, Record};
+use crate::format::record::{
+    CommitNumber, Event, GenerationName, GenerationNumber, KINDS_OPTIONAL, Record,
+};
+
+mod state;
+
+pub use state::{Collection, Condemnation, Fate, State};
 
 /// Folder of the records.
 pub const FOLDER: &str = "log";
@@ -85,6 +94,23 @@ pub struct Generation {
     pub commit: CommitNumber,
     /// When that was written.
     pub committed: UnixNanos,
+}
+
+impl Generation {
+    /// Returns the name by which records refer to it.
+    #[must_use]
+    pub fn name(&self) -> GenerationName {
+        GenerationName { deployment: self.deployment.clone(), generation: self.number }
+    }
+}
+
+/// Where the log ends: what was decided by it holds only while it ends there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Position {
+    /// The highest number that is there; 0 for an empty log.
+    pub number: CommitNumber,
+    /// The digest of that record's object.
+    pub digest: Digest,
 }
 
 /// The log as it was read.
@@ -183,22 +209,24 @@ impl Log {
         })
     }
 
+    /// Returns what the records add up to.
+    #[must_use]
+    pub fn state(&self) -> State {
+        State::of(&self.records, self.damaged.iter().map(|damaged| damaged.number))
+    }
+
+    /// Returns where the log ends.
+    #[must_use]
+    pub fn position(&self) -> Position {
+        Position { number: CommitNumber(self.next - 1), digest: self.last_digest }
+    }
+
     /// Returns the visible generations, oldest commit first.
     #[must_use]
     pub fn generations(&self) -> Vec<Generation> {
-        let mut generations = Vec::new();
-        for record in &self.records {
-            if let Event::Promote { deployment, generation, manifest } = &record.event {
-                generations.push(Generation {
-                    deployment: deployment.clone(),
-                    number: *generation,
-                    manifest: *manifest,
-                    commit: record.number,
-                    committed: record.time,
-                });
-            }
-        }
-        generations
+        let state = self.state();
+        let visible = state.promoted().iter().filter(|(_, fate)| *fate == Fate::Visible);
+        visible.map(|(generation, _)| generation.clone()).collect()
     }
 
     /// Returns generation numbers that are missing between those of a deployment: what a damaged
@@ -206,8 +234,10 @@ impl Log {
     #[must_use]
     pub fn hidden(&self) -> Vec<(String, GenerationNumber)> {
         let mut by_deployment: BTreeMap<String, Vec<u64>> = BTreeMap::new();
-        for generation in self.generations() {
-            by_deployment.entry(generation.deployment).or_default().push(generation.number.0);
+        for record in &self.records {
+            if let Event::Promote { deployment, generation, .. } = &record.event {
+                by_deployment.entry(deployment.clone()).or_default().push(generation.0);
+            }
         }
         let mut hidden = Vec::new();
         for (deployment, numbers) in by_deployment {
@@ -237,12 +267,68 @@ impl Log {
         GenerationNumber(last + 1 + hidden as u64)
     }
 
-    /// Makes a generation visible: writes the next record, which is durable when this returns.
-    ///
-    /// If another writer took the number, reads what it wrote and tries the next one.
+    /// Returns the newest visible generation of each deployment.
+    #[must_use]
+    pub fn newest(&self) -> HashMap<String, Generation> {
+        self.generations()
+            .into_iter()
+            .map(|generation| (generation.deployment.clone(), generation))
+            .collect()
+    }
+
+    /// Writes the next record, which is durable when this returns. `event` is asked what to write;
+    /// if another writer takes the number, what that wrote is read, and `event` is asked again.
     ///
     /// # Errors
-    /// The storage failed, or others were always faster.
+    /// The storage failed, others were always faster, or what `event` returns.
+    pub fn append<E: From<Error>>(
+        &mut self,
+        backend: &dyn Backend,
+        time: UnixNanos,
+        mut event: impl FnMut(&Self) -> Result<Event, E>,
+    ) -> Result<CommitNumber, E> {
+        const ATTEMPTS: u32 = 1000;
+        for _ in 0..ATTEMPTS {
+            let event = event(self)?;
+            if let Some(number) = self.try_append(backend, time, event)? {
+                return Ok(number);
+            }
+        }
+        Err(Error::Contended { number: self.next, attempts: ATTEMPTS }.into())
+    }
+
+    /// Writes the next record if nobody else has taken its number; otherwise reads what is there
+    /// and returns `None`.
+    ///
+    /// # Errors
+    /// The storage failed.
+    pub fn try_append(
+        &mut self,
+        backend: &dyn Backend,
+        time: UnixNanos,
+        event: Event,
+    ) -> Result<Option<CommitNumber>, Error> {
+        let number = CommitNumber(self.next);
+        let record = Record { number, previous: self.last_digest, time, event };
+        let bytes = record.encode();
+        match backend.put(&key(number), &[&bytes])? {
+            Put::Created => {
+                self.next += 1;
+                self.last_digest = Digest::of(&bytes);
+                self.records.push(record);
+                Ok(Some(number))
+            }
+            Put::Existed => {
+                self.take(backend, number.0);
+                Ok(None)
+            }
+        }
+    }
+
+    /// Makes a generation visible.
+    ///
+    /// # Errors
+    /// As [`Log::append`].
     pub fn promote(
         &mut self,
         backend: &dyn Backend,
@@ -250,40 +336,30 @@ impl Log {
         deployment: &str,
         manifest: Digest,
     ) -> Result<Generation, Error> {
-        const ATTEMPTS: u32 = 1000;
-        for _ in 0..ATTEMPTS {
-            let number = CommitNumber(self.next);
-            let generation = self.next_generation(deployment);
-            let deployment = deployment.to_owned();
-            let event = Event::Promote { deployment: deployment.clone(), generation, manifest };
-            let record = Record { number, previous: self.last_digest, time, event };
-            let bytes = record.encode();
-            match backend.put(&key(number), &[&bytes])? {
-                Put::Created => {
-                    self.next += 1;
-                    self.last_digest = Digest::of(&bytes);
-                    self.records.push(record);
-                    return Ok(Generation {
-                        deployment,
-                        number: generation,
-                        manifest,
-                        commit: number,
-                        committed: time,
-                    });
-                }
-                Put::Existed => self.take(backend, number.0),
-            }
-        }
-        Err(Error::Contended { number: self.next, attempts: ATTEMPTS })
+        self.promote_if(backend, time, deployment, manifest, |_| Ok(()))
     }
 
-    /// Returns the newest generation of each deployment.
-    #[must_use]
-    pub fn newest(&self) -> HashMap<String, Generation> {
-        self.generations()
-            .into_iter()
-            .map(|generation| (generation.deployment.clone(), generation))
-            .collect()
+    /// Makes a generation visible. `check` is asked before each attempt.
+    ///
+    /// # Errors
+    /// As [`Log::append`].
+    pub fn promote_if<E: From<Error>>(
+        &mut self,
+        backend: &dyn Backend,
+        time: UnixNanos,
+        deployment: &str,
+        manifest: Digest,
+        mut check: impl FnMut(&Self) -> Result<(), E>,
+    ) -> Result<Generation, E> {
+        let mut number = GenerationNumber(0);
+        let commit = self.append(backend, time, |log| {
+            check(log)?;
+            number = log.next_generation(deployment);
+            let deployment = deployment.to_owned();
+            Ok::<_, E>(Event::Promote { deployment, generation: number, manifest })
+        })?;
+        let deployment = deployment.to_owned();
+        Ok(Generation { deployment, number, manifest, commit, committed: time })
     }
 }
 
@@ -345,5 +421,67 @@ mod tests {
         assert!(backend.remove_raw(&key(CommitNumber(1))).is_some());
         let read = Log::read(&backend).unwrap();
         assert!(read.damaged().iter().any(|d| d.number.0 == 1 && d.fault == Fault::Missing));
+    }
+
+    fn name(generation: u64) -> GenerationName {
+        GenerationName { deployment: "a".into(), generation: GenerationNumber(generation) }
+    }
+
+    fn write(log: &mut Log, backend: &dyn Backend, event: Event) -> CommitNumber {
+        log.try_append(backend, UnixNanos(0), event).unwrap().unwrap()
+    }
+
+    fn visible(backend: &dyn Backend) -> Vec<u64> {
+        let log = Log::read(backend).unwrap();
+        log.generations().iter().map(|generation| generation.number.0).collect()
+    }
+
+    #[test]
+    fn forgotten_generations_come_back_until_they_are_collected_and_numbers_are_not_reused() {
+        let backend = MemoryBackend::new();
+        let mut log = Log::read(&backend).unwrap();
+        for _ in 0..3 {
+            promote(&mut log, &backend, "a");
+        }
+        let forget = |names: &[u64]| Event::Forget(names.iter().map(|n| name(*n)).collect());
+        let undo = |names: &[u64]| Event::Undo(names.iter().map(|n| name(*n)).collect());
+        let by = write(&mut log, &backend, forget(&[1, 3]));
+        assert_eq!(visible(&backend), [2]);
+        assert_eq!(log.next_generation("a").0, 4);
+        assert_eq!(log.hidden(), []);
+        let condemned = Event::Condemn { basis: by, list: Digest([1; 32]) };
+        let condemned = write(&mut log, &backend, condemned);
+        write(&mut log, &backend, undo(&[3]));
+        assert_eq!(visible(&backend), [2, 3]);
+        // Forgotten behind the basis: not a part of what is collected.
+        write(&mut log, &backend, forget(&[2]));
+        let collect = Event::Collect { condemned, list: Digest([2; 32]) };
+        let collect = write(&mut log, &backend, collect);
+        assert_eq!(log.state().find(&name(1)).unwrap().1, Fate::Collected);
+        assert_eq!(log.state().collecting().count(), 1);
+        write(&mut log, &backend, undo(&[1, 2, 3]));
+        assert_eq!(visible(&backend), [2, 3]);
+        write(&mut log, &backend, Event::Collected { collect });
+        let state = log.state();
+        assert_eq!((state.condemned(), state.collecting().count()), (&[][..], 0));
+        assert_eq!(state.collections_after(condemned).count(), 1);
+        assert_eq!(state.collections_after(collect).count(), 0);
+        assert_eq!(promote(&mut log, &backend, "a").number.0, 4);
+    }
+
+    #[test]
+    fn a_damaged_record_behind_a_condemnation_may_have_collected_it() {
+        let backend = MemoryBackend::new();
+        let mut log = Log::read(&backend).unwrap();
+        promote(&mut log, &backend, "a");
+        let (basis, list) = (CommitNumber(1), Digest([1; 32]));
+        write(&mut log, &backend, Event::Condemn { basis, list });
+        let lost = write(&mut log, &backend, Event::Pin(name(1)));
+        assert_eq!(log.state().collecting().count(), 0);
+        backend.replace(&key(lost), vec![0; 80]);
+        let state = Log::read(&backend).unwrap().state();
+        let expected = Collection { number: lost, list, is_certain: false };
+        assert_eq!(state.collecting().collect::<Vec<_>>(), [&expected]);
+        assert_eq!(state.collections_after(basis).count(), 1);
     }
 }

@@ -63,6 +63,14 @@ impl PackBuilder {
         Self { content, bytes: buffer, records: Vec::new() }
     }
 
+    /// Gives the pack a salt: random bytes, so that no other pack has its name.
+    #[must_use]
+    pub fn salted(mut self, salt: [u8; format::pack::SALT_BYTES]) -> Self {
+        let at = format::pack::SALT_AT;
+        self.bytes[at..at + salt.len()].copy_from_slice(&salt);
+        self
+    }
+
     /// Says whether a chunk with a body of `stored_bytes` still belongs into this pack.
     #[must_use]
     pub fn has_room(&self, stored_bytes: usize) -> bool {

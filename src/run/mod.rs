@@ -17,7 +17,10 @@ pub mod inventory;
 pub mod journal;
 pub mod live;
 pub mod plan;
+mod roots;
 pub mod runner;
 pub mod staging;
 pub mod state;
 pub mod topology;
+
+pub use roots::roots;

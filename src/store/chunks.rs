@@ -389,6 +389,19 @@ fn read_at(
     Ok(plain)
 }
 
+/// Reads one chunk from one place, and compares it with its name.
+pub(super) fn read_place(
+    store: &Store,
+    index: &Snapshot,
+    location: &Location,
+) -> Result<Vec<u8>, ChunkFault> {
+    read_at(store.backend(), index, location, None, Depth::Chunk).map_err(|reason| {
+        let key = pack::key(location.pack.content, &location.pack.id);
+        let place = Some((key, location.record.offset));
+        ChunkFault { digest: location.record.digest, place, reason }
+    })
+}
+
 /// Reads one chunk whose length is not known, such as a list page.
 pub(super) fn read_chunk(store: &Store, digest: &Digest) -> Result<Vec<u8>, ChunkFault> {
     let index = match store.index() {

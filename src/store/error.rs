@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::{ChunkFault, PageFault};
 use crate::backend::{self, Key};
-use crate::format::record::GenerationNumber;
+use crate::format::record::{GenerationName, GenerationNumber};
 use crate::{format, fstree, index, lease, log};
 
 /// Why a text is no name of a deployment or member.
@@ -109,6 +109,50 @@ pub enum Error {
         /// Its newest.
         newest: GenerationNumber,
     },
+    /// The generation was forgotten.
+    #[error("{name} was forgotten{}", if *can_return { "" } else { ", and what it needs may be gone" })]
+    Forgotten {
+        /// The generation.
+        name: GenerationName,
+        /// Whether it can be brought back.
+        can_return: bool,
+    },
+    /// There is nothing to be brought back.
+    #[error("nothing was forgotten that could be brought back")]
+    NothingForgotten,
+    /// A generation that shall be forgotten is pinned.
+    #[error("{name} is pinned")]
+    Pinned {
+        /// The generation.
+        name: GenerationName,
+    },
+    /// A retention policy that keeps nothing.
+    #[error("no rule says what to keep")]
+    KeepsNothing,
+    /// A time zone that is not known.
+    #[error("no time zone {name:?} is known")]
+    UnknownTimeZone {
+        /// The name.
+        name: String,
+    },
+    /// The store was changed since a plan was made.
+    #[error(
+        "the store was changed since the plan was made (commit record {planned} was the last, now it is {actual})"
+    )]
+    Moved {
+        /// The last commit record by the plan.
+        planned: u64,
+        /// The last commit record.
+        actual: u64,
+    },
+    /// What is needed is not known, so nothing can be removed.
+    #[error("{what} cannot be read, so it is not known what may be removed: {reason}")]
+    NotKnown {
+        /// The object.
+        what: String,
+        /// Why.
+        reason: String,
+    },
     /// The generation has no such member.
     #[error("{generation} has no member {member:?}")]
     UnknownMember {
@@ -210,6 +254,12 @@ pub enum Error {
     /// A compressed chunk did not decode to what was compressed.
     #[error("the encoder produced bytes that do not decode; nothing of them was stored")]
     Encoder,
+    /// What a backup relied on was removed by prune before it was committed.
+    #[error("prune has removed {digest} meanwhile, which this backup relied on")]
+    TakenAway {
+        /// The chunk, list page or manifest.
+        digest: crate::digest::Digest,
+    },
     /// The work was interrupted.
     #[error("interrupted; what is stored so far is kept and will be reused")]
     Interrupted,

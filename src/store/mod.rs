@@ -10,18 +10,23 @@ mod checksum;
 mod chunks;
 mod diff;
 mod error;
+mod fence;
+mod history;
 mod ingest;
+mod keeping;
 mod list;
 mod naming;
 mod progress;
 mod promote;
+mod prune;
+mod reach;
 mod readback;
 mod restore;
 mod stats;
 mod tree;
 mod verify;
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crate::backend::{self, Backend, Key, Put};
@@ -31,12 +36,13 @@ use crate::digest::Digest;
 use crate::format::frame::FRAME_BYTES_MAX;
 use crate::format::header::{Access, Header, StoreId};
 use crate::format::manifest::{Artifact, Generation as GenerationManifest};
-use crate::index::{self, Index};
-use crate::lease::WriterLease;
+use crate::index::Index;
+use crate::lease::Lease;
 use crate::log::{self, Log};
 
 pub use crate::format::manifest::{Chunks, Content, Counts, Entry, Extension, Missing, Node};
 pub use crate::format::page::ChunkRef;
+pub use crate::format::record::{GenerationName, GenerationNumber};
 pub use chunks::{ChunkFault, ChunkReader, ChunkReason, Wanted};
 pub use diff::{Change, ChangeKind, DiffReport};
 pub use error::{Error, LabelError};
@@ -45,6 +51,10 @@ pub use list::{ListIter, PageFault, PageReason};
 pub use naming::{Reference, Which, parse_label};
 pub use progress::Progress;
 pub use promote::{BackupReport, Durable, DurableArtifact, Staged, Verified};
+pub use prune::{
+    Condemned, Due, GRACE_NANOS, Kept, KeptBy, PruneOptions, PrunePlan, PruneReport, PutOff,
+    REWRITE_BYTES, Retention, Waiting,
+};
 pub use readback::ReadBack;
 pub use restore::{RestoreFailure, RestoreOptions, RestoreReport};
 pub use stats::{GenerationStats, StatsReport};
@@ -84,9 +94,7 @@ impl Store {
     /// # Errors
     /// [`Error::Exists`] if the backend holds a store already.
     pub fn create(backend: Arc<dyn Backend>, config: StoreConfig) -> Result<Self, Error> {
-        let mut id = [0; 16];
-        getrandom::fill(&mut id).map_err(|source| Error::Random { reason: source.to_string() })?;
-        let header = Header::new(StoreId(id), UnixNanos::now(), config.chunking);
+        let header = Header::new(StoreId(random()?), UnixNanos::now(), config.chunking);
         match backend.put(&header_key(), &[&header.encode()])? {
             Put::Created => Ok(Self::with(backend, header, Access::ReadWrite)),
             Put::Existed => Err(Error::Exists { location: backend.location() }),
@@ -175,41 +183,12 @@ impl Store {
         Ok(self.index.get_or_init(|| index))
     }
 
-    /// Makes the index anew, once in the life of this value, because it lacks a chunk that a
-    /// manifest refers to: somebody removed a part of it, or packs came from elsewhere.
-    fn recover_index(&self) -> Option<index::Snapshot> {
-        let index = self.index().ok()?;
-        self.recovered.get_or_init(|| drop(self.rebuild_index(index)));
-        Some(index.snapshot())
-    }
-
-    /// Makes the index anew if a chunk is not where it says because a segment is damaged: large ones
-    /// are not compared with their checksums when they are opened.
-    fn recover_damaged_index(&self) -> Option<index::Snapshot> {
-        let index = self.index().ok()?;
-        let is_damaged = || index.snapshot().segments().iter().any(|s| s.check().is_err());
-        if *self.doubted.get_or_init(is_damaged) { self.recover_index() } else { None }
-    }
-
-    /// Makes the index anew from the packs: written to the store where that is possible, else in
-    /// memory.
-    fn rebuild_index(&self, index: &Index) -> Result<index::Cover, Error> {
-        let is_new = |log: Log| log.records().is_empty() && log.damaged().is_empty();
-        self.rebuilt.store(!self.log().is_ok_and(is_new), Ordering::Relaxed);
-        if self.access == Access::ReadWrite
-            && let Ok(cover) = index::rebuild(index, self.backend(), true)
-        {
-            return Ok(cover);
-        }
-        Ok(index::rebuild(index, self.backend(), false)?)
-    }
-
     /// Takes a writer's lease.
-    fn writer(&self) -> Result<WriterLease, Error> {
+    fn writer(&self) -> Result<Lease, Error> {
         if self.access == Access::ReadOnly {
             return Err(Error::NeedsNewer { write_version: self.header.write_version });
         }
-        let lease = WriterLease::acquire(self.backend())?;
+        let lease = Lease::writer(self.backend())?;
         // Under the lease, so that nobody removes anything between this look and the backup.
         match self.log()?.unknown_kind() {
             Some(kind) => Err(Error::NewerRecords { kind }),
@@ -255,6 +234,13 @@ impl Store {
     pub fn resolve(&self, reference: &Reference) -> Result<log::Generation, Error> {
         naming::resolve(&self.log()?, reference)
     }
+}
+
+/// Returns random bytes.
+fn random<const N: usize>() -> Result<[u8; N], Error> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).map_err(|source| Error::Random { reason: source.to_string() })?;
+    Ok(bytes)
 }
 
 fn header_key() -> Key {

@@ -2,11 +2,10 @@
 //!
 //! `name`, `name@latest`, `name@g3`, and each with `:member/path`.
 
-use std::collections::BTreeSet;
-
 use super::Error;
+use super::history::missing;
 use crate::format::manifest::label_fault;
-use crate::format::record::GenerationNumber;
+use crate::format::record::{GenerationName, GenerationNumber};
 use crate::log::{self, Log};
 
 /// Which generation of a deployment.
@@ -89,23 +88,17 @@ pub fn parse_label(what: &'static str, label: &str) -> Result<String, Error> {
 pub(super) fn resolve(log: &Log, reference: &Reference) -> Result<log::Generation, Error> {
     let generations = log.generations();
     let name = &reference.deployment;
-    let newest = generations
-        .iter()
-        .filter(|generation| generation.deployment == *name)
-        .max_by_key(|generation| generation.number);
-    let Some(newest) = newest else {
-        let known: BTreeSet<_> = generations.into_iter().map(|known| known.deployment).collect();
-        let known = known.into_iter().collect();
-        return Err(Error::UnknownDeployment { name: name.clone(), known });
+    let own = generations.iter().filter(|generation| generation.deployment == *name);
+    let found = match reference.which {
+        Which::Latest => own.max_by_key(|generation| generation.number),
+        Which::Number(number) => own.into_iter().find(|generation| generation.number == number),
     };
-    let Which::Number(number) = reference.which else { return Ok(newest.clone()) };
-    let found = generations
-        .iter()
-        .find(|generation| generation.deployment == *name && generation.number == number);
-    found.cloned().ok_or_else(|| Error::UnknownGeneration {
-        deployment: name.clone(),
-        generation: number,
-        newest: newest.number,
+    found.cloned().ok_or_else(|| {
+        let generation = match reference.which {
+            Which::Number(number) => number,
+            Which::Latest => GenerationNumber(0),
+        };
+        missing(log, &GenerationName { deployment: name.clone(), generation })
     })
 }
 

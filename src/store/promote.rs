@@ -10,17 +10,19 @@
 
 use rayon::prelude::*;
 
+use super::fence::{Baseline, Fence};
 use super::ingest::{
     Collected, IngestOptions, IngestStats, MemberSource, MemberSummary, SourceFault,
 };
 use super::{Error, Progress, Store, manifest_key};
+use crate::backend::Backend;
 use crate::clock::UnixNanos;
 use crate::digest::{Algorithm, Digest};
 use crate::format::manifest::{Artifact, Counts, Generation, Member, Missing};
 use crate::format::segment::PackEntry;
-use crate::lease::WriterLease;
+use crate::lease::Lease;
 use crate::limits::{EXTENSION_BYTES_MAX, EXTENSIONS_MAX, MEMBERS_MAX, MIB};
-use crate::log;
+use crate::log::{self, Log};
 use crate::pack;
 
 /// Artifacts whose chunks and list pages are durable.
@@ -28,7 +30,8 @@ use crate::pack;
 #[must_use = "staged artifacts are not visible until they are verified, promoted and committed"]
 pub struct Staged<'s> {
     store: &'s Store,
-    lease: WriterLease,
+    lease: Lease,
+    baseline: Baseline,
     started: UnixNanos,
     algorithm: Algorithm,
     artifacts: Vec<(Artifact, MemberSummary)>,
@@ -40,7 +43,8 @@ pub struct Staged<'s> {
 impl<'s> Staged<'s> {
     pub(super) fn new(
         store: &'s Store,
-        lease: WriterLease,
+        lease: Lease,
+        baseline: Baseline,
         started: UnixNanos,
         algorithm: Algorithm,
         collected: Collected,
@@ -53,7 +57,7 @@ impl<'s> Staged<'s> {
             }
         }
         let Collected { packs, stats, .. } = collected;
-        Self { store, lease, started, algorithm, artifacts, failed, packs, stats }
+        Self { store, lease, baseline, started, algorithm, artifacts, failed, packs, stats }
     }
 
     /// Returns members that failed, with their faults.
@@ -80,22 +84,26 @@ impl<'s> Staged<'s> {
     /// # Errors
     /// [`Error::ReadBack`], or the storage failed.
     pub fn verify(self) -> Result<Verified<'s>, Error> {
-        self.packs.par_iter().try_for_each(|entry| {
-            let key = pack::key(entry.content, &entry.id);
-            let mut hasher = blake3::Hasher::new();
-            let mut buffer = vec![0; MIB];
-            let mut at = 0;
-            while at < entry.bytes {
-                let len = (entry.bytes - at).min(MIB as u64) as usize;
-                self.store.backend().read_at(&key, at, &mut buffer[..len])?;
-                hasher.update(&buffer[..len]);
-                at += len as u64;
-            }
-            let actual = Digest(*hasher.finalize().as_bytes());
-            if actual == entry.id { Ok(()) } else { Err(Error::ReadBack { key, actual }) }
-        })?;
+        let backend = self.store.backend();
+        self.packs.par_iter().try_for_each(|entry| read_pack_back(backend, entry))?;
         Ok(Verified { staged: self })
     }
+}
+
+/// Reads a pack and compares it with its name.
+pub(super) fn read_pack_back(backend: &dyn Backend, entry: &PackEntry) -> Result<(), Error> {
+    let key = pack::key(entry.content, &entry.id);
+    let mut hasher = blake3::Hasher::new();
+    let mut buffer = vec![0; MIB];
+    let mut at = 0;
+    while at < entry.bytes {
+        let len = (entry.bytes - at).min(MIB as u64) as usize;
+        backend.read_at(&key, at, &mut buffer[..len])?;
+        hasher.update(&buffer[..len]);
+        at += len as u64;
+    }
+    let actual = Digest(*hasher.finalize().as_bytes());
+    if actual == entry.id { Ok(()) } else { Err(Error::ReadBack { key, actual }) }
 }
 
 /// Artifacts that read back as they were written.
@@ -133,7 +141,8 @@ pub struct Durable {
     /// When reading began.
     pub started: UnixNanos,
     stats: IngestStats,
-    _lease: WriterLease,
+    baseline: Baseline,
+    _lease: Lease,
 }
 
 impl Verified<'_> {
@@ -142,8 +151,9 @@ impl Verified<'_> {
     /// # Errors
     /// The storage failed.
     pub fn promote(self) -> Result<Durable, Error> {
-        let Staged { store, lease, started, algorithm, artifacts, failed, mut stats, .. } =
-            self.staged;
+        let Staged {
+            store, lease, baseline, started, algorithm, artifacts, failed, mut stats, ..
+        } = self.staged;
         let mut durable = Vec::with_capacity(artifacts.len());
         for (artifact, summary) in artifacts {
             let (manifest, bytes) = put_manifest(store, &artifact.encode())?;
@@ -157,7 +167,7 @@ impl Verified<'_> {
                 summary,
             });
         }
-        Ok(Durable { artifacts: durable, failed, started, stats, _lease: lease })
+        Ok(Durable { artifacts: durable, failed, started, stats, baseline, _lease: lease })
     }
 }
 
@@ -167,6 +177,9 @@ fn put_manifest(store: &Store, frame: &[u8]) -> Result<(Digest, u64), Error> {
     let written = if put == crate::backend::Put::Created { frame.len() as u64 } else { 0 };
     Ok((id, written))
 }
+
+/// How often a backup is tried if a whole prune passes each time.
+const BACKUP_ATTEMPTS: usize = 5;
 
 /// What a backup did.
 #[derive(Debug)]
@@ -186,10 +199,11 @@ impl Store {
     /// It is durable when this returns.
     ///
     /// # Errors
-    /// The storage failed; nothing became visible, or all of it did.
+    /// [`Error::TakenAway`] if prune removed something that the artifacts need before they were
+    /// committed; the storage failed. Nothing became visible, or all of it did.
     pub fn commit(&self, deployment: &str, durable: Durable) -> Result<BackupReport, Error> {
         super::parse_label("deployment", deployment)?;
-        let Durable { artifacts, failed, started, mut stats, _lease } = durable;
+        let Durable { artifacts, failed, started, mut stats, baseline, _lease } = durable;
         if artifacts.is_empty() {
             return Ok(BackupReport { generation: None, artifacts, failed, stats });
         }
@@ -216,7 +230,7 @@ impl Store {
                 .collect(),
             extensions: Vec::new(),
         };
-        let (generation, bytes) = self.publish(&manifest)?;
+        let (generation, bytes) = self.publish(&manifest, baseline)?;
         stats.bytes_stored += bytes;
         Ok(BackupReport { generation: Some(generation), artifacts, failed, stats })
     }
@@ -247,16 +261,23 @@ impl Store {
                 return Err(Error::OtherMember { manifest, expected, actual: artifact.member });
             }
         }
-        Ok(self.publish(manifest)?.0)
+        Ok(self.publish(manifest, Baseline::NONE)?.0)
     }
 
     /// Writes the manifest and the commit record; returns the bytes of the manifest, 0 if it was
     /// there.
-    fn publish(&self, manifest: &Generation) -> Result<(log::Generation, u64), Error> {
+    fn publish(
+        &self,
+        manifest: &Generation,
+        baseline: Baseline,
+    ) -> Result<(log::Generation, u64), Error> {
         let (id, bytes) = put_manifest(self, &manifest.encode())?;
+        let manifests = manifest.members.iter().map(|member| member.artifact).chain([id]);
+        let mut fence = Fence::new(self, baseline, manifests.collect());
         let mut log = self.log()?;
         let now = UnixNanos::now();
-        Ok((log.promote(self.backend(), now, &manifest.deployment, id)?, bytes))
+        let look = |log: &Log| fence.look(log);
+        Ok((log.promote_if(self.backend(), now, &manifest.deployment, id, look)?, bytes))
     }
 
     /// Backs up the sources as the next generation of `deployment`: ingest, verify, promote and
@@ -274,8 +295,26 @@ impl Store {
     ) -> Result<BackupReport, Error> {
         super::parse_label("deployment", deployment)?;
         check_members(sources.iter().map(|source| source.member.as_str()))?;
+        for _ in 1..BACKUP_ATTEMPTS {
+            match self.try_backup(deployment, sources, options, progress) {
+                // What was stored is found again; what was taken away is stored again.
+                Err(Error::TakenAway { .. }) => {}
+                result => return result,
+            }
+        }
+        self.try_backup(deployment, sources, options, progress)
+    }
+
+    fn try_backup(
+        &self,
+        deployment: &str,
+        sources: &[MemberSource],
+        options: &IngestOptions,
+        progress: &Progress,
+    ) -> Result<BackupReport, Error> {
+        let baseline = self.baseline()?;
         let previous = self.previous_artifacts(deployment, sources)?;
-        let staged = self.ingest(sources, &previous, options, progress)?;
+        let staged = self.ingest_since(baseline, sources, &previous, options, progress)?;
         let verified = staged.verify()?;
         progress.check()?;
         self.commit(deployment, verified.promote()?)

@@ -5,12 +5,14 @@
 
 use std::collections::{HashMap, HashSet};
 
+use super::keeping::REMOVALS;
 use super::list::ListIter;
 use super::{Error, Progress, Reference, Store, naming};
 use crate::digest::Digest;
 use crate::format::manifest::{Artifact, Chunks, Entry};
 use crate::format::page::{ChunkRef, ListRef};
 use crate::index::{Location, Snapshot};
+use crate::lease::Lease;
 use crate::log::Generation;
 
 /// Numbers of one generation.
@@ -102,6 +104,7 @@ impl Store {
         references: &[Reference],
         progress: &Progress,
     ) -> Result<StatsReport, Error> {
+        let _lease = Lease::reader(self.backend());
         let log = self.log()?;
         let chosen: HashSet<_> = references
             .iter()
@@ -110,7 +113,7 @@ impl Store {
         let mut count = Count {
             store: self,
             progress,
-            index: self.index()?.snapshot(),
+            index: self.fresh_index()?.snapshot(),
             owners: HashMap::new(),
             deltas: HashSet::new(),
             report: StatsReport::default(),
@@ -145,6 +148,7 @@ impl Count<'_> {
         backend.list("pages", &mut |_, bytes| report.page_bytes += bytes)?;
         backend.list("index", &mut |_, bytes| report.index_bytes += bytes)?;
         backend.list("manifests", &mut |_, bytes| report.manifest_bytes += bytes)?;
+        backend.list(REMOVALS, &mut |_, bytes| report.manifest_bytes += bytes)?;
         backend.list("log", &mut |_, bytes| report.log_bytes += bytes)?;
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! Trees: looking at a visible generation: its members, their entries, the content of a file.
 
 use std::io::Write;
+use std::sync::Arc;
 
 use super::chunks::{ChunkReader, Wanted};
 use super::{Error, ListIter, Reference, Store};
@@ -10,6 +11,7 @@ use crate::format::manifest::{
 };
 use crate::format::page::ChunkRef;
 use crate::fstree::compare_paths;
+use crate::lease::Lease;
 use crate::limits::UNIT_BYTES;
 use crate::log;
 
@@ -37,6 +39,9 @@ pub struct Tree {
     pub path: Vec<u8>,
     /// Members whose manifest cannot be read, with the cause.
     pub unreadable: Vec<(String, String)>,
+    /// While it is held, nothing that this needs is removed. Clones share it.
+    #[expect(dead_code, reason = "held")]
+    lease: Option<Arc<Lease>>,
 }
 
 impl Tree {
@@ -48,19 +53,33 @@ impl Tree {
 }
 
 impl Store {
-    /// Opens what `reference` points to.
+    /// Holds off the removal of everything that is visible, as long as it is held; `None` if that is
+    /// not possible, which is no reason not to read.
+    #[must_use]
+    pub fn read_lease(&self) -> Option<Lease> {
+        Lease::reader(self.backend())
+    }
+
+    /// Opens what `reference` points to. As long as the tree, or a clone of it, is there, nothing
+    /// that it needs is removed, even if it is forgotten meanwhile.
     ///
     /// # Errors
     /// It does not exist, or its manifests cannot be read.
     pub fn tree(&self, reference: &Reference) -> Result<Tree, Error> {
+        // Before the log is read: what it shows now stays.
+        let lease = Lease::reader(self.backend());
         let generation = self.resolve(reference)?;
-        self.tree_of(generation, reference.path.as_deref())
+        if let Some(index) = self.index.get() {
+            index.refresh(self.backend())?;
+        }
+        self.tree_of(generation, reference.path.as_deref(), lease)
     }
 
-    pub(super) fn tree_of(
+    fn tree_of(
         &self,
         generation: log::Generation,
         path: Option<&[u8]>,
+        lease: Option<Lease>,
     ) -> Result<Tree, Error> {
         let manifest = self.generation(&generation.manifest)?;
         let (wanted, path) = match path {
@@ -92,7 +111,8 @@ impl Store {
             });
         }
         let path = path.to_vec();
-        Ok(Tree { generation, manifest, members, path, unreadable })
+        let lease = lease.map(Arc::new);
+        Ok(Tree { generation, manifest, members, path, unreadable, lease })
     }
 
     /// Returns the entries of an artifact, in order of path.

@@ -25,6 +25,7 @@ mod kill;
 mod lost_index;
 mod model;
 mod promoting;
+mod prune;
 mod restoring;
 mod sources;
 mod sparse;

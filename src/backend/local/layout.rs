@@ -10,7 +10,7 @@ use super::root::{DIRECTORY_MODE, PACKS, Root, TMP, retry};
 use crate::backend::Error;
 
 /// The folders of a new store. Others appear when a key needs them.
-const FOLDERS: [&str; 7] = [TMP, PACKS, "pages", "index", "manifests", "log", "runs"];
+const FOLDERS: [&str; 8] = [TMP, PACKS, "pages", "index", "manifests", "log", "removals", "runs"];
 
 /// What an empty file system has in its root.
 const NOT_OURS: &[u8] = b"lost+found";

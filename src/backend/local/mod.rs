@@ -10,7 +10,7 @@
 //! | everything else | the key of the same text |
 //!
 //! Invariants: a final name never holds torn bytes, because it is given to a file that is synced
-//! already; a final name is never replaced; [`Backend::put`] returns after the sync of the folder
+//! already; a final name is never replaced but by [`Backend::overwrite`]; [`Backend::put`] returns after the sync of the folder
 //! that holds the name (and of every folder above it that may be new). A sync is never repeated:
 //! the system may answer the second one with success although the bytes are gone. The first
 //! failed sync latches the backend instead.
@@ -104,6 +104,10 @@ impl LocalBackend {
 impl Backend for LocalBackend {
     fn put(&self, key: &Key, parts: &[&[u8]]) -> Result<Put, Error> {
         self.publish(key, parts)
+    }
+
+    fn overwrite(&self, key: &Key, parts: &[&[u8]]) -> Result<(), Error> {
+        self.republish(key, parts)
     }
 
     fn read_at(&self, key: &Key, offset: u64, buffer: &mut [u8]) -> Result<(), Error> {

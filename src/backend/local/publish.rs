@@ -83,11 +83,7 @@ impl LocalBackend {
         if let Some((existing, _)) = self.root.open_object(&place)? {
             return self.confirm(&existing, &place);
         }
-        let mut unfinished = Unfinished::create(&self.root).map_err(|e| self.latch.judge(e))?;
-        self.buffers.write(&self.root, &unfinished.file, &unfinished.path, parts).map_err(
-            |(action, errno)| self.latch.judge(self.root.io(action, &unfinished.path, errno)),
-        )?;
-        self.sync_file(&unfinished.file, &unfinished.path)?;
+        let mut unfinished = self.write_unfinished(parts)?;
         self.make_folder_durable(place.folder())?;
         for _ in 0..TRIES_MAX {
             match unfinished.name(&place) {
@@ -108,6 +104,29 @@ impl LocalBackend {
             }
         }
         Err(self.root.io("publish", place.path(), Errno::EXIST))
+    }
+
+    /// Stores an object in place of one that may be there.
+    pub(super) fn republish(&self, key: &Key, parts: &[&[u8]]) -> Result<(), Error> {
+        self.latch.check()?;
+        let place = Place::of(key)?;
+        let mut unfinished = self.write_unfinished(parts)?;
+        self.make_folder_durable(place.folder())?;
+        let answer = retry(|| self.root.replace(&unfinished.path, place.path()));
+        self.files.forget(key);
+        answer.map_err(|e| self.latch.judge(self.root.io("publish", place.path(), e)))?;
+        unfinished.named = true;
+        self.sync_folder(place.folder())
+    }
+
+    /// Writes a file in `tmp` and syncs it.
+    fn write_unfinished(&self, parts: &[&[u8]]) -> Result<Unfinished<'_>, Error> {
+        let unfinished = Unfinished::create(&self.root).map_err(|e| self.latch.judge(e))?;
+        self.buffers.write(&self.root, &unfinished.file, &unfinished.path, parts).map_err(
+            |(action, errno)| self.latch.judge(self.root.io(action, &unfinished.path, errno)),
+        )?;
+        self.sync_file(&unfinished.file, &unfinished.path)?;
+        Ok(unfinished)
     }
 
     /// Makes an object that is there durable: its writer may not have come to that.

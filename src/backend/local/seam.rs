@@ -101,6 +101,12 @@ impl Root {
         rustix::fs::renameat_with(&self.fd, from, &self.fd, to, RenameFlags::NOREPLACE)
     }
 
+    /// Renames `from` to `to`, which is replaced if it exists.
+    pub(super) fn replace(&self, from: &str, to: &str) -> Result<(), Errno> {
+        self.seam.enter(Step::Rename, to, 0)?;
+        rustix::fs::renameat(&self.fd, from, &self.fd, to)
+    }
+
     /// Gives `from` the second name `to`, which must not exist.
     pub(super) fn link(&self, from: &str, to: &str) -> Result<(), Errno> {
         self.seam.enter(Step::Link, to, 0)?;

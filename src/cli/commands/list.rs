@@ -24,6 +24,7 @@ struct Row {
     bytes: Option<u64>,
     files: Option<u64>,
     partial: Option<bool>,
+    pinned: bool,
 }
 
 /// Runs the command.
@@ -33,6 +34,8 @@ struct Row {
 pub fn run(args: &List, context: &Context) -> Result<Exit, Failure> {
     let store = context.open()?;
     let failed = |error| Failure::store(context, "list", error);
+    // What the log shows now stays until it was described.
+    let _reading = store.read_lease();
     let log = store.log().map_err(failed)?;
     let mut generations = log.generations();
     if let Some(deployment) = &args.deployment {
@@ -46,8 +49,10 @@ pub fn run(args: &List, context: &Context) -> Result<Exit, Failure> {
     generations.sort_by(|a, b| (&a.deployment, a.number).cmp(&(&b.deployment, b.number)));
     note_damaged_commits(context, &log);
     let mut whole = log.damaged().is_empty();
+    let state = log.state();
     let rows = generations.iter().map(|generation| {
-        let (row, faults) = describe(&store, generation);
+        let (mut row, faults) = describe(&store, generation);
+        row.pinned = state.pins().contains(&generation.name());
         whole &= faults.is_empty();
         for fault in &faults {
             note(&format!("strongroom: list: {fault}"));
@@ -72,6 +77,7 @@ fn describe(store: &Store, generation: &Generation) -> (Row, Vec<Error>) {
         bytes: None,
         files: None,
         partial: None,
+        pinned: false,
     };
     let manifest = match store.generation(&generation.manifest) {
         Ok(manifest) => manifest,
@@ -119,9 +125,16 @@ fn print_table(rows: impl Iterator<Item = Row>) -> Result<(), Failure> {
     let mut empty = true;
     for row in rows {
         empty = false;
-        let state = match row.partial {
-            Some(true) => "partial",
-            Some(false) if row.bytes.is_some() => "",
+        let state = match (row.partial, row.pinned) {
+            (Some(true), false) => "partial",
+            (Some(true), true) => "partial, pinned",
+            (Some(false), pinned) if row.bytes.is_some() => {
+                if pinned {
+                    "pinned"
+                } else {
+                    ""
+                }
+            }
             _ => "damaged",
         };
         table.row([

@@ -11,6 +11,8 @@ pub mod interchange;
 pub mod list;
 pub mod ls;
 pub mod man;
+pub mod pin;
+pub mod prune;
 pub mod restore;
 pub mod runs;
 pub mod show;

@@ -6,6 +6,7 @@ use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
+use super::super::random;
 use super::packer::Packed;
 use super::pieces::{Coder, Encoded, Fate, Piece, base_of};
 use super::unit::{self, Item};
@@ -470,7 +471,8 @@ impl Output<'_, '_> {
                 PackContent::Chunks => self.fresh.recv().unwrap_or_default(),
                 PackContent::Pages => Vec::new(),
             };
-            *open = Some(PackBuilder::new(content, store_id, buffer));
+            let pack = PackBuilder::new(content, store_id, buffer);
+            *open = Some(if self.shared.salted { pack.salted(random()?) } else { pack });
         }
         Ok(open.as_mut().expect("just made"))
     }

@@ -28,13 +28,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crossbeam_channel::{Sender, bounded};
 
 use super::buffers::Pool;
+use super::fence::Baseline;
+use super::keeping::{Covered, Lists};
 use super::promote::Staged;
 use super::{Error, Progress, Store};
 use crate::clock::UnixNanos;
 use crate::digest::Algorithm;
 use crate::format::manifest::Artifact;
 use crate::fstree;
-use crate::index::{self, Index};
+use crate::index::Index;
 use crate::limits::UNIT_BYTES;
 use claims::Claims;
 pub(super) use collect::Collected;
@@ -173,6 +175,8 @@ struct Shared<'a> {
     /// Whether chunks of the previous generation need no look-up: false while packs are or may be
     /// lost, so that what they held is stored again.
     trust_previous: bool,
+    /// Whether packs get names that no pack had before, because packs are under removal.
+    salted: bool,
     /// A later stage has failed; nothing more needs to be produced.
     aborted: AtomicBool,
 }
@@ -199,9 +203,28 @@ impl Store {
         options: &IngestOptions,
         progress: &Progress,
     ) -> Result<Staged<'_>, Error> {
+        let known = previous.iter().any(Option::is_some);
+        let baseline = if known { Baseline::NONE } else { self.baseline()? };
+        self.ingest_since(baseline, sources, previous, options, progress)
+    }
+
+    /// Returns the baseline of a writer that begins to choose now what to reuse.
+    pub(super) fn baseline(&self) -> Result<Baseline, Error> {
+        Ok(Baseline(self.log()?.position().number))
+    }
+
+    /// As [`Store::ingest`], with `previous` chosen after `baseline`.
+    pub(super) fn ingest_since(
+        &self,
+        baseline: Baseline,
+        sources: &[MemberSource],
+        previous: &[Option<Artifact>],
+        options: &IngestOptions,
+        progress: &Progress,
+    ) -> Result<Staged<'_>, Error> {
         let lease = self.writer()?;
+        let Covered { cover, removal, .. } = self.cover(true, Lists::Needed)?;
         let index = self.index()?;
-        let cover = index::cover(index, self.backend(), true)?;
         let threads = match options.threads {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             threads => threads,
@@ -220,14 +243,15 @@ impl Store {
             stored: Pool::new(units, UNIT_BYTES),
             bases: Pool::new(threads, UNIT_BYTES),
             trust_previous: !maybe_lost,
+            salted: !(removal.packs.gone.is_empty() && removal.packs.condemned.is_empty()),
             aborted: AtomicBool::new(false),
         };
         let started = UnixNanos::now();
         let (opened, failed) = walk::open_sources(sources);
         let collected = run(&shared, threads, started, &opened, failed, previous)?;
-        index::merge(index, self.backend())?;
+        self.merge_index()?;
         progress.check()?;
-        Ok(Staged::new(self, lease, started, options.algorithm, collected))
+        Ok(Staged::new(self, lease, baseline, started, options.algorithm, collected))
     }
 }
 

@@ -195,10 +195,12 @@ impl<'a, 's> Pieces<'a, 's> {
 /// base, because a base has none itself.
 pub(super) fn base_of(index: &Snapshot, previous: &Digest) -> Option<Location> {
     let location = index.find(previous)?;
-    match location.record.base {
+    let base = match location.record.base {
         None => Some(location),
         Some(base) => index.find(&base).filter(|found| found.record.base.is_none()),
-    }
+    };
+    // What is condemned, or not there, is nothing to build on.
+    base.filter(|found| !index.is_lost(found))
 }
 
 /// Encodes chunks and checks what came out.

@@ -79,7 +79,7 @@ pub(super) fn unreferenced_generations(store: &Store, log: &Log) -> Vec<(String,
         return Vec::new();
     }
     let known: HashSet<_> =
-        log.generations().into_iter().map(|generation| generation.manifest).collect();
+        log.state().promoted().iter().map(|(generation, _)| generation.manifest).collect();
     let (backend, mut ids): (&dyn Backend, _) = (store.backend(), Vec::new());
     let listed = backend.list(MANIFESTS, &mut |key, _| {
         ids.extend(key.name().parse::<Digest>().ok().filter(|id| !known.contains(id)));

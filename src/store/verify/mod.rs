@@ -17,10 +17,12 @@ mod structure;
 
 use std::collections::{HashMap, HashSet};
 
+use super::keeping::{Covered, Lists, removal_key};
 use super::{Error, Progress, Reference, Store};
 use crate::backend;
 use crate::digest::Digest;
-use crate::index::{self, Snapshot};
+use crate::index::Snapshot;
+use crate::lease::Lease;
 use crate::log::{Fault, Generation, Log};
 
 /// How far to look.
@@ -168,6 +170,8 @@ struct Verification<'s> {
     bad_packs: HashMap<Digest, usize>,
     /// Packs that hold what was asked for; `None` means all.
     packs: Option<HashSet<Digest>>,
+    /// Packs that are being removed: what is left of them is nobody's.
+    gone: HashSet<Digest>,
 }
 
 impl Store {
@@ -182,6 +186,8 @@ impl Store {
         references: &[Reference],
         progress: &Progress,
     ) -> Result<VerifyReport, Error> {
+        // Before the log is read: what it shows now stays until the end.
+        let _lease = Lease::reader(self.backend());
         let log = self.log()?;
         let generations = if references.is_empty() {
             log.generations()
@@ -199,7 +205,7 @@ impl Store {
             self.recover_index();
         }
         // From here on the index is whole: rebuilt from packs if it was not.
-        let cover = index::cover(self.index()?, self.backend(), false)?;
+        let Covered { cover, removal, .. } = self.cover(false, Lists::Wanted)?;
         let mut verification = Verification {
             store: self,
             progress,
@@ -209,6 +215,7 @@ impl Store {
             bad_chunks: HashMap::new(),
             bad_packs: HashMap::new(),
             packs: (!references.is_empty()).then(HashSet::new),
+            gone: removal.packs.gone,
         };
         if references.is_empty() {
             verification.log(&log);
@@ -252,6 +259,14 @@ impl Verification<'_> {
     /// Checks the log, and finds the generations that damaged records hide.
     fn log(&mut self, log: &Log) {
         self.report.objects_checked += (log.records().len() + log.damaged().len()) as u64;
+        for collection in log.state().collecting().filter(|collection| collection.is_certain) {
+            self.report.objects_checked += 1;
+            if let Err(error) = self.store.removal_list(&collection.list) {
+                // Writers refuse until the next prune has ended it.
+                let object = removal_key(&collection.list);
+                self.damage(Damage::new(object, DamageKind::Commit, error));
+            }
+        }
         let mut hidden = log.hidden();
         let mut lost_manifests = affects::unreferenced_generations(self.store, log);
         for damaged in log.damaged() {

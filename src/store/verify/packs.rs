@@ -44,9 +44,7 @@ impl Verification<'_> {
         let share = if let Scope::Read(share) = scope { share } else { 1.0 };
         let listed = self.listed_packs()?;
         let listed_len = listed.len();
-        let mut seed = [0; 8];
-        getrandom::fill(&mut seed)
-            .map_err(|source| Error::Random { reason: source.to_string() })?;
+        let seed: [u8; 8] = crate::store::random()?;
         let depth_of = |entry: &PackEntry| match scope {
             Scope::Full => Depth::Chunks,
             Scope::Read(_) if is_drawn(&entry.id, seed, share) => Depth::Bytes,
@@ -123,6 +121,7 @@ impl Verification<'_> {
                 }
             })?;
         }
+        listed.retain(|entry| !self.gone.contains(&entry.id));
         if let Some(packs) = &self.packs {
             listed.retain(|entry| packs.contains(&entry.id));
         }
@@ -158,8 +157,12 @@ impl Verification<'_> {
         unknown.sort_unstable();
         for digest in unknown {
             let object = format!("chunk {digest}");
-            let damage = Damage::new(object, DamageKind::Chunk, "in no pack of this store");
-            let damage = self.damage(damage);
+            let reason = if self.index.find(&digest).is_some() {
+                "what it is encoded against is in no pack of this store"
+            } else {
+                "in no pack of this store"
+            };
+            let damage = self.damage(Damage::new(object, DamageKind::Chunk, reason));
             self.bad_chunks.insert(digest, damage);
         }
         self.chunks_without_base();
@@ -302,6 +305,10 @@ impl<'a> Chunks<'a> {
 
     fn check(&mut self, record: &Record, body: &[u8], found: &mut Found) {
         if record.encoding == Encoding::ZstdWithBase {
+            // If anything needs it, the walk over what is needed has found that.
+            if self.known.index.dangles(record) {
+                return;
+            }
             if !self.known.deltas.has(record) {
                 found.chunks_checked += 1;
                 let index = self.known.index;

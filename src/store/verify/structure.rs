@@ -198,7 +198,8 @@ impl Verification<'_> {
         if chunk.is_hole() {
             return;
         }
-        let Some(location) = self.index.find(&chunk.digest) else {
+        let mut places = self.index.locations(&chunk.digest);
+        let Some(location) = places.find(|place| !self.index.dangles(&place.record)) else {
             self.unknown.insert(chunk.digest);
             return;
         };

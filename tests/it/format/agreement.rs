@@ -11,6 +11,7 @@ use strongroom::format::journal::{EndedJournal, JournalRecord};
 use strongroom::format::manifest::{Artifact, Entry, Generation, Node as LibraryNode};
 use strongroom::format::page::{self, ChunkRef, PageRef};
 use strongroom::format::record::Record;
+use strongroom::format::removal;
 use strongroom::format::segment::SegmentView;
 use strongroom::format::{frame, pack};
 use strongroom::store::{Progress, Reference, Scope, Store};
@@ -24,7 +25,7 @@ use super::golden::{self, Golden, STORE_ID, kept};
 use super::hex;
 
 /// Frames of the golden store, with their kinds.
-const FRAMES: [(&str, frame::Kind); 7] = [
+const FRAMES: [(&str, frame::Kind); 15] = [
     ("store-header", frame::STORE),
     ("artifact-manifest", frame::ARTIFACT),
     ("generation-manifest", frame::GENERATION),
@@ -32,6 +33,14 @@ const FRAMES: [(&str, frame::Kind); 7] = [
     ("commit-unknown", frame::COMMIT),
     ("journal-record", frame::JOURNAL),
     ("ended-journal", frame::ENDED_JOURNAL),
+    ("commit-forget", frame::COMMIT),
+    ("commit-undo", frame::COMMIT),
+    ("commit-pin", frame::COMMIT),
+    ("commit-unpin", frame::COMMIT),
+    ("commit-condemn", frame::COMMIT),
+    ("commit-collect", frame::COMMIT),
+    ("commit-collected", frame::COMMIT),
+    ("removal-list", frame::REMOVAL),
 ];
 
 fn library_reads_frame(kind: frame::Kind, bytes: &[u8]) -> bool {
@@ -41,6 +50,7 @@ fn library_reads_frame(kind: frame::Kind, bytes: &[u8]) -> bool {
         frame::GENERATION => Generation::decode(bytes).is_ok(),
         frame::JOURNAL => JournalRecord::decode(bytes).is_ok(),
         frame::ENDED_JOURNAL => EndedJournal::decode(bytes).is_ok(),
+        frame::REMOVAL => removal::List::decode(bytes).is_ok(),
         _ => Record::decode(bytes).is_ok(),
     }
 }
@@ -52,6 +62,7 @@ fn own_reader_reads_frame(kind: frame::Kind, bytes: &[u8]) -> bool {
         frame::GENERATION => own_frame::generation(bytes).is_ok(),
         frame::JOURNAL => own_frame::journal(bytes).is_ok(),
         frame::ENDED_JOURNAL => own_frame::ended_journal(bytes).is_ok(),
+        frame::REMOVAL => own_frame::removal(bytes).is_ok(),
         _ => own_frame::commit(bytes).is_ok(),
     }
 }
@@ -143,6 +154,14 @@ fn the_independent_reader_reads_the_golden_bytes_to_the_expected_values() {
     expect!("commit-unknown", own_frame::commit);
     expect!("journal-record", own_frame::journal);
     expect!("ended-journal", own_frame::ended_journal);
+    expect!("commit-forget", own_frame::commit);
+    expect!("commit-undo", own_frame::commit);
+    expect!("commit-pin", own_frame::commit);
+    expect!("commit-unpin", own_frame::commit);
+    expect!("commit-condemn", own_frame::commit);
+    expect!("commit-collect", own_frame::commit);
+    expect!("commit-collected", own_frame::commit);
+    expect!("removal-list", own_frame::removal);
 }
 
 #[test]

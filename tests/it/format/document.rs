@@ -86,6 +86,7 @@ fn magic_bytes_and_kinds_are_those_of_the_code() {
         frame::COMMIT,
         frame::JOURNAL,
         frame::ENDED_JOURNAL,
+        frame::REMOVAL,
     ];
     assert_eq!(kinds.rows.len(), actual.len());
     for (row, kind) in kinds.rows.iter().zip(actual) {
@@ -196,6 +197,8 @@ fn limits_are_those_of_the_code_and_none_is_forgotten() {
         limits::ENTRY_BYTES_MAX,
         limits::EXTENSIONS_MAX,
         limits::MEMBERS_MAX,
+        limits::RECORD_NAMES_MAX,
+        limits::REMOVAL_OBJECTS_MAX,
         limits::SEGMENT_ENTRIES_MAX,
         limits::FILE_BYTES_MAX,
         backend::KEY_BYTES_MAX,

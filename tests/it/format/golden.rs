@@ -12,7 +12,8 @@ use strongroom::format::manifest::{
 };
 use strongroom::format::pack::{self, Content as PackContent, Record as PackRecord};
 use strongroom::format::page::{ChunkRef, Item, ListRef, PageBuilder, PageRef};
-use strongroom::format::record::{CommitNumber, Event, GenerationNumber, Record};
+use strongroom::format::record::{CommitNumber, Event, GenerationName, GenerationNumber, Record};
+use strongroom::format::removal;
 use strongroom::format::segment::{self, Entry as SegmentEntry, PackEntry};
 use strongroom::values::{Chunking, Encoding, Kind, Params, Time, Xattr};
 
@@ -238,14 +239,15 @@ fn generation(artifact: &[u8]) -> Generation {
     }
 }
 
+fn record(number: u64, previous: Digest, event: Event) -> Vec<u8> {
+    Record { number: CommitNumber(number), previous, time: TIME, event }.encode()
+}
+
 fn commits(generation: &[u8]) -> [Vec<u8>; 2] {
     let promote = Event::Promote {
         deployment: "orders".into(),
         generation: GenerationNumber(1),
         manifest: Digest::of(generation),
-    };
-    let record = |number, previous, event| {
-        Record { number: CommitNumber(number), previous, time: TIME, event }.encode()
     };
     let first = record(1, Digest::ZERO, promote);
     let unknown = Event::Unknown { kind: 700, body: b"later".to_vec() };
@@ -266,6 +268,35 @@ fn journal() -> Vec<u8> {
 
 fn ended_journal() -> Vec<u8> {
     EndedJournal { records: vec![b"first".to_vec(), b"second".to_vec()] }.encode()
+}
+
+fn removal_list() -> Vec<u8> {
+    let name = |byte| Digest([byte; 32]);
+    let packs = vec![name(0x11), name(0x22)];
+    removal::List { packs, pages: vec![name(0x33)], manifests: Vec::new() }.encode()
+}
+
+/// Records of all kinds that the golden store does not have.
+fn apart_commits() -> Vec<(&'static str, Vec<u8>)> {
+    let name = |deployment: &str, generation| GenerationName {
+        deployment: deployment.into(),
+        generation: GenerationNumber(generation),
+    };
+    let list = Digest::of(&removal_list());
+    let two = vec![name("orders", 1), name("m\u{fc}nze", 300)];
+    let events = [
+        ("commit-forget", Event::Forget(two)),
+        ("commit-undo", Event::Undo(vec![name("orders", 1)])),
+        ("commit-pin", Event::Pin(name("orders", 2))),
+        ("commit-unpin", Event::Unpin(name("orders", 2))),
+        ("commit-condemn", Event::Condemn { basis: CommitNumber(5), list }),
+        ("commit-collect", Event::Collect { condemned: CommitNumber(7), list }),
+        ("commit-collected", Event::Collected { collect: CommitNumber(8) }),
+    ];
+    let numbers = 3u64..;
+    let record =
+        |(number, (name, event))| (name, record(number, Digest([number as u8; 32]), event));
+    numbers.zip(events).map(record).collect()
 }
 
 /// Makes all golden objects.
@@ -311,7 +342,7 @@ pub fn all() -> Vec<Golden> {
         Golden { name, key, bytes }
     };
     let at = |name, key: &str, bytes| Golden { name, key: Some(key.to_owned()), bytes };
-    vec![
+    let mut all = vec![
         at("store-header", "store", header),
         stored("pack", "packs", pack),
         stored("page-pack", "pages", pages),
@@ -327,5 +358,8 @@ pub fn all() -> Vec<Golden> {
         at("commit-unknown", "log/00000000000000000002", second),
         at("journal-record", "runs/20231114t221320z-0a1b2c3d/00000000000000000001", journal()),
         at("ended-journal", "runs/20231114t221321z-0a1b2c3d/ended", ended_journal()),
-    ]
+        apart("removal-list", removal_list()),
+    ];
+    all.extend(apart_commits().into_iter().map(|(name, bytes)| apart(name, bytes)));
+    all
 }

@@ -11,7 +11,8 @@ use strongroom::format::manifest::{
     Artifact, Chunks, Counts, Entry, Extension, Generation, Member, Missing, Node,
 };
 use strongroom::format::page::{self, ChunkRef, ListRef, PageRef};
-use strongroom::format::record::Record;
+use strongroom::format::record::{GenerationName, GenerationNumber, Record};
+use strongroom::format::removal;
 use strongroom::format::{frame, header::Header};
 use strongroom::values::{Chunking, Kind, Time, Xattr};
 
@@ -134,8 +135,22 @@ fn payload_tables_describe_every_byte_of_the_golden_payloads() {
     }
     schema.assert_used_up("JournalRecord", &payload("journal-record", frame::JOURNAL));
     schema.assert_used_up("EndedJournal", &payload("ended-journal", frame::ENDED_JOURNAL));
-    // Behind number, digest, time, kind and count.
-    schema.assert_used_up("Promote", &payload("commit-promote", frame::COMMIT)[58..]);
+    for (name, body) in [
+        ("commit-promote", "Promote"),
+        ("commit-forget", "Names"),
+        ("commit-undo", "Names"),
+        ("commit-pin", "GenerationName"),
+        ("commit-unpin", "GenerationName"),
+        ("commit-condemn", "Condemn"),
+        ("commit-collect", "Collect"),
+        ("commit-collected", "Collected"),
+    ] {
+        let record = payload(name, frame::COMMIT);
+        schema.assert_used_up("Commit", &record);
+        // Behind number, digest, time, kind and count.
+        schema.assert_used_up(body, &record[58..]);
+    }
+    schema.assert_used_up("Removal", &payload("removal-list", frame::REMOVAL));
     let pages = [
         ("page-chunks", "ChunkRef"),
         ("page-entries", "Entry"),
@@ -189,6 +204,9 @@ fn fields_have_the_names_and_the_order_of_the_code() {
     assert_fields("Missing", &Missing { name: String::new(), reason: String::new() });
     assert_fields("EndedJournal", &EndedJournal { records: vec![] });
     assert_fields("JournalRecord", &JournalRecord::decode(&kept("journal-record")).unwrap());
+    assert_fields("Removal", &removal::List::default());
+    let (deployment, generation) = (String::new(), GenerationNumber(1));
+    assert_fields("GenerationName", &GenerationName { deployment, generation });
     let commit = field_names(&Record::decode(&kept("commit-promote")).unwrap());
     let Some(Type::Fields(fields)) = schema.0.get("Commit") else { panic!("no table Commit") };
     assert!(commit[..3].iter().eq(fields[..3].iter().map(|(name, _)| name)), "{commit:?}");

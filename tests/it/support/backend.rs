@@ -183,6 +183,14 @@ impl Backend for TestBackend {
         Ok(put)
     }
 
+    fn overwrite(&self, key: &Key, parts: &[&[u8]]) -> Result<(), Error> {
+        self.refuse("write", key.as_str())?;
+        if let Some(errno) = self.state().failing_for_ever {
+            return Err(io_error("write", key.as_str(), errno));
+        }
+        self.inner.overwrite(key, parts)
+    }
+
     fn read_at(&self, key: &Key, offset: u64, buffer: &mut [u8]) -> Result<(), Error> {
         if let Some(hook) = &self.before_read {
             hook(key);

@@ -64,6 +64,13 @@ pub struct Commit {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     Promote { deployment: String, generation: u64, manifest: Id },
+    Forget(Vec<(String, u64)>),
+    Undo(Vec<(String, u64)>),
+    Pin(String, u64),
+    Unpin(String, u64),
+    Condemn { basis: u64, list: Id },
+    Collect { condemned: u64, list: Id },
+    Collected { collect: u64 },
     Unknown { kind: u16, body: Bytes },
 }
 
@@ -74,6 +81,14 @@ pub struct Journal {
     pub previous: Id,
     pub time: i64,
     pub event: Bytes,
+}
+
+/// "Removal".
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Removal {
+    pub packs: Vec<Id>,
+    pub pages: Vec<Id>,
+    pub manifests: Vec<Id>,
 }
 
 /// Checks a frame and returns its payload.
@@ -198,15 +213,62 @@ pub fn commit(bytes: &[u8]) -> Result<Commit> {
         let (number, previous, time) = (at.u64()?, Id(at.array()?), at.i64()?);
         let (kind, body) = (at.u16()?, at.bytes()?);
         let event = match kind {
-            1 => whole(&body.0, |at| {
-                let (deployment, generation) = (at.text()?, at.u64()?);
-                check_name(&deployment)?;
-                Ok(Event::Promote { deployment, generation, manifest: Id(at.array()?) })
-            })?,
+            1..=5 | 9..=11 => whole(&body.0, |at| event(kind, at))?,
             _ => Event::Unknown { kind, body },
         };
         Ok(Commit { number, previous, time, event })
     })
+}
+
+fn event(kind: u16, at: &mut Cursor<'_>) -> Result<Event> {
+    let list = |at: &mut Cursor<'_>| Ok::<_, String>((at.u64()?, Id(at.array()?)));
+    Ok(match kind {
+        1 => {
+            let (deployment, generation) = name(at)?;
+            Event::Promote { deployment, generation, manifest: Id(at.array()?) }
+        }
+        2 | 3 => {
+            let names = at.seq(name)?;
+            demand((1..=65_536).contains(&names.len()), "generations in a record")?;
+            if kind == 2 { Event::Forget(names) } else { Event::Undo(names) }
+        }
+        4 | 5 => {
+            let (deployment, generation) = name(at)?;
+            if kind == 4 {
+                Event::Pin(deployment, generation)
+            } else {
+                Event::Unpin(deployment, generation)
+            }
+        }
+        9 => {
+            let (basis, list) = list(at)?;
+            Event::Condemn { basis, list }
+        }
+        10 => {
+            let (condemned, list) = list(at)?;
+            Event::Collect { condemned, list }
+        }
+        _ => Event::Collected { collect: at.u64()? },
+    })
+}
+
+fn name(at: &mut Cursor<'_>) -> Result<(String, u64)> {
+    let (deployment, generation) = (at.text()?, at.u64()?);
+    check_name(&deployment)?;
+    Ok((deployment, generation))
+}
+
+pub fn removal(bytes: &[u8]) -> Result<Removal> {
+    let ids = |at: &mut Cursor<'_>| at.seq(|at| Ok(Id(at.array()?)));
+    let list = whole(open(bytes, b"REMO")?, |at| {
+        Ok(Removal { packs: ids(at)?, pages: ids(at)?, manifests: ids(at)? })
+    })?;
+    let all = [&list.packs, &list.pages, &list.manifests];
+    for ids in all {
+        demand(ids.windows(2).all(|pair| pair[0] < pair[1]), "names not in order")?;
+    }
+    demand(all.iter().map(|ids| ids.len()).sum::<usize>() <= 262_144, "too many names")?;
+    Ok(list)
 }
 
 /// The names of deployments and members: "Names".

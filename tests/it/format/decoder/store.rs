@@ -27,6 +27,14 @@ pub struct Store {
     pub with_base: usize,
 }
 
+/// What became of a generation: "Commit log".
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Visible,
+    Forgotten(u64),
+    Collected,
+}
+
 /// An artifact with everything in it.
 #[derive(Debug)]
 pub struct Tree {
@@ -107,13 +115,41 @@ impl Store {
 
     /// Returns the visible generations: deployment, number, manifest.
     pub fn visible(&self) -> Vec<(&str, u64, Id)> {
-        let promoted = self.commits.iter().filter_map(|commit| match &commit.event {
-            Event::Promote { deployment, generation, manifest } => {
-                Some((deployment.as_str(), *generation, *manifest))
+        let mut all: Vec<(&str, u64, Id, Fate)> = Vec::new();
+        let mut bases: HashMap<u64, u64> = HashMap::new();
+        for commit in &self.commits {
+            let mut set = |names: &[(String, u64)], from: fn(Fate) -> bool, to: Fate| {
+                for (deployment, generation, _, fate) in &mut all {
+                    let is_named =
+                        |(name, number): &(String, u64)| name == deployment && number == generation;
+                    if names.iter().any(is_named) && from(*fate) {
+                        *fate = to;
+                    }
+                }
+            };
+            match &commit.event {
+                Event::Promote { deployment, generation, manifest } => {
+                    all.push((deployment, *generation, *manifest, Fate::Visible));
+                }
+                Event::Forget(names) => {
+                    set(names, |fate| fate == Fate::Visible, Fate::Forgotten(commit.number));
+                }
+                Event::Undo(names) => {
+                    set(names, |fate| matches!(fate, Fate::Forgotten(_)), Fate::Visible);
+                }
+                Event::Condemn { basis, .. } => drop(bases.insert(commit.number, *basis)),
+                Event::Collect { condemned, .. } => {
+                    let basis = bases.get(condemned).copied().unwrap_or(*condemned);
+                    let gone = |fate| matches!(fate, Fate::Forgotten(by) if by <= basis);
+                    for (.., fate) in all.iter_mut().filter(|(.., fate)| gone(*fate)) {
+                        *fate = Fate::Collected;
+                    }
+                }
+                _ => {}
             }
-            Event::Unknown { .. } => None,
-        });
-        promoted.collect()
+        }
+        all.retain(|(.., fate)| *fate == Fate::Visible);
+        all.into_iter().map(|(name, number, manifest, _)| (name, number, manifest)).collect()
     }
 
     /// Returns the trees of a generation.

@@ -1,0 +1,168 @@
+//! Writing packs anew without what is dead in them, and the last look before a pack goes: what it
+//! holds that is needed must be readable elsewhere.
+
+use super::marks::Marks;
+use crate::format::pack::{Content, Record};
+use crate::format::segment::PackEntry;
+use crate::index::{Location, SegmentBuilder};
+use crate::limits::PENDING_CHUNKS_MAX;
+use crate::pack::{self, PackBuilder};
+use crate::store::chunks::read_place;
+use crate::store::promote::read_pack_back;
+use crate::store::{Error, Store, random};
+
+/// Why a pack stays.
+pub(super) type Reason = String;
+
+/// Says whether a pack that nothing needs may go: every chunk in it that is needed stays in another
+/// pack and can be read there.
+pub(super) fn may_go(
+    store: &Store,
+    marks: &Marks,
+    entry: &PackEntry,
+) -> Result<Result<(), Reason>, Error> {
+    let records = match directory(store, entry)? {
+        Ok(records) => records,
+        Err(reason) => return Ok(Err(reason)),
+    };
+    for record in &records {
+        if let Err(reason) = stays_elsewhere(store, marks, entry, record)? {
+            return Ok(Err(reason));
+        }
+    }
+    Ok(Ok(()))
+}
+
+/// Reads what is in a pack.
+fn directory(store: &Store, entry: &PackEntry) -> Result<Result<Vec<Record>, Reason>, Error> {
+    let PackEntry { id, bytes, content } = entry;
+    match pack::read_directory(store.backend(), *content, id, *bytes, store.id()) {
+        Ok(directory) => Ok(Ok(directory.records)),
+        Err(pack::Error::Backend(error)) if !error.is_damage() => Err(error.into()),
+        Err(error) => Ok(Err(format!("{} stays: {error}", pack::key(*content, id)))),
+    }
+}
+
+/// Checks that a chunk of a pack that goes is not needed, or that the copy that stays can be read.
+fn stays_elsewhere(
+    store: &Store,
+    marks: &Marks,
+    entry: &PackEntry,
+    record: &Record,
+) -> Result<Result<(), Reason>, Error> {
+    if !marks.is_needed(&record.digest) {
+        return Ok(Ok(()));
+    }
+    let key = pack::key(entry.content, &entry.id);
+    let stays = |why: String| Ok(Err(format!("{key} stays: {why}")));
+    match marks.chosen_copy(&record.digest) {
+        Some(copy) if copy.pack.id != entry.id => match read_place(store, &marks.index, &copy) {
+            Ok(_) => Ok(Ok(())),
+            Err(fault) if fault.is_damage() => stays(format!("the other copy is bad: {fault}")),
+            Err(fault) => Err(fault.into()),
+        },
+        _ => stays(format!("it holds chunk {}, which is needed", record.digest)),
+    }
+}
+
+/// Copies live chunks into new packs.
+pub(super) struct Rewriter<'a> {
+    store: &'a Store,
+    marks: &'a Marks,
+    open: [Option<PackBuilder>; 2],
+    segment: SegmentBuilder,
+    body: Vec<u8>,
+}
+
+impl<'a> Rewriter<'a> {
+    pub fn new(store: &'a Store, marks: &'a Marks) -> Result<Self, Error> {
+        store.index()?;
+        let (open, segment) = ([None, None], SegmentBuilder::default());
+        Ok(Self { store, marks, open, segment, body: Vec::new() })
+    }
+
+    /// Copies what stays of a pack, as it is encoded, and returns how many bytes. A copy of a chunk
+    /// with base keeps it, and a copy of a base has none. Every chunk is decoded and compared with
+    /// its name first.
+    pub fn rewrite(&mut self, entry: &PackEntry) -> Result<Result<u64, Reason>, Error> {
+        let records = match directory(self.store, entry)? {
+            Ok(records) => records,
+            Err(reason) => return Ok(Err(reason)),
+        };
+        // All of it is looked at before anything is copied.
+        let mut live = Vec::new();
+        for record in &records {
+            let location = Location { pack: *entry, record: *record };
+            if !self.is_chosen(&location) {
+                if let Err(reason) = stays_elsewhere(self.store, self.marks, entry, record)? {
+                    return Ok(Err(reason));
+                }
+                continue;
+            }
+            match read_place(self.store, &self.marks.index, &location) {
+                Ok(_) => live.push(location),
+                Err(fault) if fault.is_damage() => {
+                    let key = pack::key(entry.content, &entry.id);
+                    return Ok(Err(format!("{key} stays: {fault}")));
+                }
+                Err(fault) => return Err(fault.into()),
+            }
+        }
+        let mut copied = 0;
+        for location in live {
+            copied += u64::from(location.record.stored_bytes);
+            self.copy(&location)?;
+        }
+        Ok(Ok(copied))
+    }
+
+    fn is_chosen(&self, location: &Location) -> bool {
+        let copies = self.marks.index.copies(&location.record.digest);
+        copies.into_iter().any(|copy| {
+            self.marks.is_chosen(copy.place)
+                && copy.location.pack.id == location.pack.id
+                && copy.location.record.offset == location.record.offset
+        })
+    }
+
+    fn copy(&mut self, location: &Location) -> Result<(), Error> {
+        let Location { pack: entry, record } = location;
+        let key = pack::key(entry.content, &entry.id);
+        self.body.resize(record.stored_bytes as usize, 0);
+        self.store.backend().read_at(&key, u64::from(record.offset), &mut self.body)?;
+        let slot = entry.content as usize;
+        if self.open[slot].as_ref().is_some_and(|open| !open.has_room(self.body.len())) {
+            self.close(slot)?;
+        }
+        let open = match &mut self.open[slot] {
+            Some(open) => open,
+            None => {
+                let made = PackBuilder::new(entry.content, self.store.id(), Vec::new());
+                self.open[slot].insert(made.salted(random()?))
+            }
+        };
+        let Record { digest, plain_bytes, encoding, base, .. } = *record;
+        open.push(digest, plain_bytes, encoding, base, &self.body);
+        Ok(())
+    }
+
+    fn close(&mut self, slot: usize) -> Result<(), Error> {
+        let Some(open) = self.open[slot].take() else { return Ok(()) };
+        let pack = open.finish();
+        let _ = pack.publish(self.store.backend())?;
+        read_pack_back(self.store.backend(), &pack.entry)?;
+        self.segment.add_pack(pack.entry, &pack.records);
+        if self.segment.len() >= PENDING_CHUNKS_MAX {
+            self.segment.flush(self.store.index()?, self.store.backend())?;
+        }
+        Ok(())
+    }
+
+    /// Makes everything that was copied durable: packs, then an index segment for them.
+    pub fn finish(mut self) -> Result<(), Error> {
+        for content in [Content::Chunks, Content::Pages] {
+            self.close(content as usize)?;
+        }
+        Ok(self.segment.flush(self.store.index()?, self.store.backend())?)
+    }
+}
