@@ -15,7 +15,6 @@ pub mod executor;
 pub mod facts;
 pub mod inventory;
 pub mod journal;
-pub mod live;
 pub mod plan;
 mod roots;
 pub mod runner;

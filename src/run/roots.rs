@@ -12,7 +12,7 @@ use crate::store::{self, Store};
 /// A journal cannot be read: then nobody knows what its run needs.
 pub fn roots(store: &Store) -> Result<Vec<Digest>, Error> {
     let mut roots = Vec::new();
-    for run in journal::runs(store.backend())? {
+    for run in journal::open_runs(store.backend())? {
         let state = look(store, &run)?;
         if state.outcome != Outcome::Unfinished {
             continue;

@@ -117,7 +117,7 @@ fn a_run_that_ends_after_any_step_goes_on_to_the_same_generation() {
                 assert_eq!(store.log().unwrap().generations(), []);
                 assert_eq!(runner::unfinished(&store, DEPLOYMENT).unwrap(), Some(name.clone()));
                 let state = runner::look(&store, &name).unwrap();
-                let live = strongroom::run::live::artifacts(&store).unwrap();
+                let live = strongroom::run::roots(&store).unwrap();
                 assert!(live.iter().map(ToString::to_string).eq(state.manifests()));
                 verified += live.len();
                 let again = Runner::start(parts, &plan(&executor, FEW), self::options(dir.path()));

@@ -28,6 +28,7 @@ pub(super) enum Step {
     SyncFile,
     MakeFolder,
     Rename,
+    Replace,
     Link,
     SyncFolder,
     Unlink,
@@ -103,7 +104,7 @@ impl Root {
 
     /// Renames `from` to `to`, which is replaced if it exists.
     pub(super) fn replace(&self, from: &str, to: &str) -> Result<(), Errno> {
-        self.seam.enter(Step::Rename, to, 0)?;
+        self.seam.enter(Step::Replace, to, 0)?;
         rustix::fs::renameat(&self.fd, from, &self.fd, to)
     }
 

@@ -141,7 +141,7 @@ fn files_are_0600_and_directories_0700() {
             files += 1;
         }
     }
-    assert_eq!((files, folders), (4, 1 + 7 + 256 + 3));
+    assert_eq!((files, folders), (4, 1 + 8 + 256 + 3));
 }
 
 #[test]

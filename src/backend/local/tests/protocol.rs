@@ -161,7 +161,7 @@ fn a_new_store_is_synced_up_to_its_parent() {
     let (_dir, backend) = store();
     let steps = backend.root.seam.take_steps();
     let made = steps.iter().position(|done| done.0 == Step::SyncFolder).unwrap();
-    assert_eq!(made, 7 + 256);
+    assert_eq!(made, 8 + 256);
     let synced: Vec<&str> = steps[made..].iter().map(|done| done.1.as_str()).collect();
     assert_eq!(synced, ["packs", "", ".."]);
 }
