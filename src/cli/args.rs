@@ -328,6 +328,9 @@ pub struct Diff {
     pub second: Reference,
 }
 
+/// What only a restore into a directory knows.
+const RESTORE_TO: [&str; 5] = ["to", "overwrite", "set_id_bits", "special_files", "no_owner"];
+
 /// Arguments of `restore`.
 #[derive(Debug, clap::Args)]
 #[expect(clippy::struct_excessive_bools, reason = "one for each flag")]
@@ -336,8 +339,26 @@ pub struct Restore {
     #[arg(value_name = "REF[:PATH]", value_parser = reference())]
     pub reference: Reference,
     /// Directory to restore into: new or empty
-    #[arg(long, value_name = "DIR")]
-    pub to: PathBuf,
+    #[arg(long, value_name = "DIR", required_unless_present_any = ["plan", "apply"])]
+    pub to: Option<PathBuf>,
+    /// Put the generation back into its service: upload, stop, load, start, check
+    #[arg(long, conflicts_with_all = RESTORE_TO)]
+    pub apply: bool,
+    /// Print what --apply would do, and do nothing
+    #[arg(long, conflicts_with_all = RESTORE_TO, conflicts_with = "apply")]
+    pub plan: bool,
+    /// JSON object that says for every member into which one it goes [default: into itself]
+    #[arg(long, value_name = "FILE", conflicts_with = "to")]
+    pub map: Option<PathBuf>,
+    /// The configured deployment whose members are restored into [default: the generation's]
+    #[arg(long, value_name = "DEPLOYMENT", value_parser = parse_deployment, conflicts_with = "to")]
+    pub into: Option<String>,
+    /// Apply only if the plan is still the one in this file, as `--plan --json` prints it
+    #[arg(long, value_name = "FILE", requires = "apply")]
+    pub reviewed: Option<PathBuf>,
+    /// Begin at most so many operations, then stop; `resume` goes on
+    #[arg(long, value_name = "N", requires = "apply")]
+    pub max_steps: Option<u64>,
     /// Also write into a directory that is not empty: files that differ are replaced, nothing is
     /// removed
     #[arg(long)]

@@ -40,7 +40,22 @@ pub fn load(path: &Path) -> Result<Loaded, Failure> {
     Ok(Loaded { path: path.to_owned(), config })
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, Failure> {
+/// Returns the configuration, which a command needs to reach members.
+///
+/// # Errors
+/// There is none.
+pub fn need_config<'c>(context: &'c Context, verb: &str) -> Result<&'c Loaded, Failure> {
+    let hint = "it says how the members are reached: give it with --config FILE";
+    context.config()?.ok_or_else(|| {
+        Failure::usage(format!("{verb}: no configuration was found")).with_hint(hint)
+    })
+}
+
+/// Reads a file of people, of bounded size.
+///
+/// # Errors
+/// It cannot be read, or is too large.
+pub fn read(path: &Path) -> Result<Vec<u8>, Failure> {
     let failed = |error| Failure::usage(format!("{}: {error}", path.display()));
     let bytes = std::fs::metadata(path).map_err(failed)?.len();
     if bytes > FILE_BYTES_MAX {
@@ -187,6 +202,10 @@ pub fn failure(context: &Context, what: &str, run: Option<&str>, error: runner::
             note(&format!("strongroom: {member} IS STILL STOPPED: {reason}"));
         }
     }
+    if let runner::Error::LeftStopped { members, .. } = &error {
+        let members = members.join(", ");
+        note(&format!("strongroom: HALF RESTORED, AND THEREFORE LEFT STOPPED: {members}"));
+    }
     let interrupted = error.is_interrupted();
     let resume = run.map(|run| context.command(&format!("resume {run}")));
     let message = format!("{what}: {error}");
@@ -195,6 +214,11 @@ pub fn failure(context: &Context, what: &str, run: Option<&str>, error: runner::
             let abandon = context.command(&format!("run abandon {}", shell_word(run)));
             format!("`{abandon}` gives the run up; the next backup plans anew")
         }),
+        runner::Error::Unfinished { run, .. } => {
+            let [resume, abandon] = ["resume", "run abandon"]
+                .map(|verb| context.command(&format!("{verb} {}", shell_word(run))));
+            Some(format!("`{resume}` goes on with it, `{abandon}` gives it up"))
+        }
         runner::Error::InFlight { .. } => {
             Some("wait until that command has ended, or end it; then run this again".to_owned())
         }
@@ -207,7 +231,9 @@ pub fn failure(context: &Context, what: &str, run: Option<&str>, error: runner::
     let failure = match error {
         _ if interrupted => Failure::interrupted(message),
         runner::Error::Store(error) => Failure::store(context, what, error),
-        runner::Error::Journal(journal::Error::Hole { .. }) => Failure::damaged(message),
+        runner::Error::Journal(journal::Error::Hole { .. }) | runner::Error::Damaged { .. } => {
+            Failure::damaged(message)
+        }
         runner::Error::Locked { .. } | runner::Error::InFlight { .. } => Failure::locked(message),
         _ => Failure::failed(message),
     };

@@ -126,10 +126,18 @@ target refuses does not stop the others.
 Owners are restored when run as root. After an interruption, run the same command again:
 what is in place already is kept.
 
+With --apply, a generation that `backup` made of a configured deployment goes back into the service:
+everything is uploaded first; then all members are stopped from the top down, loaded, started in
+reverse, and checked. What fails before the first load leaves all members running as before. After
+that a half restored deployment must not run: its members stay stopped, and `resume` goes on.
+
 Examples:
   strongroom restore orders --to /tmp/orders
   strongroom restore orders@g3:api/etc --to /tmp/etc
-  strongroom restore orders@g3 --to /srv --overwrite";
+  strongroom restore orders@g3 --to /srv --overwrite
+  strongroom restore orders@g3 --plan
+  strongroom restore orders@g3 --apply
+  strongroom restore orders@g3 --apply --into staging --map ids.json";
 
 /// Under `verify`.
 pub const VERIFY: &str = "\

@@ -301,8 +301,6 @@ impl Deployment {
         let is_icp = self.executor_kind(name)? == ExecutorKind::Icp;
         let fixed = members.iter().filter(|member| member.identity == Some(Identity::Fixed));
         let default_scope = if is_icp { Scope::NonRootDeployment } else { Scope::MaintenanceRoot };
-        let default_authority =
-            if is_icp { AuthorityNeeded::Proven } else { AuthorityNeeded::Declared };
         Ok(Request {
             deployment: name.to_owned(),
             executor: executor.name().to_owned(),
@@ -317,10 +315,23 @@ impl Deployment {
             } else {
                 Checksum::Blake3
             }),
-            authority: self.authority.unwrap_or(default_authority),
+            authority: self.authority_needed(name)?,
             fixed: fixed.map(|member| member.id.clone()).collect(),
             snapshots: executor.capabilities().snapshots,
         })
+    }
+
+    /// Returns how much must be known of the rights over the members: of canisters they are proven,
+    /// unless the configuration says otherwise.
+    ///
+    /// # Errors
+    /// The executor is not clear.
+    pub fn authority_needed(&self, name: &str) -> Result<AuthorityNeeded, Error> {
+        let default = match self.executor_kind(name)? {
+            ExecutorKind::Icp => AuthorityNeeded::Proven,
+            ExecutorKind::Dir | ExecutorKind::Command => AuthorityNeeded::Declared,
+        };
+        Ok(self.authority.unwrap_or(default))
     }
 
     /// Returns how long a member may take to stop or start.

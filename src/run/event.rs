@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::facts::Snapshot;
-use super::plan::Plan;
+use super::plan::{AuthorityNeeded, Plan};
 
 /// What happened. State and receipt are one record: nothing is ever true in one and not in the
 /// other.
@@ -90,11 +90,11 @@ pub enum Event {
 /// An operation that is done.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Completed {
+pub struct Completed<R = Receipt> {
     /// Its place in the plan.
     pub operation: u32,
     /// What shows it.
-    pub receipt: Receipt,
+    pub receipt: R,
 }
 
 /// What shows that an operation is done.
@@ -169,6 +169,29 @@ pub struct AuthorityReceipt {
     pub control: Proof,
     /// The right to read its snapshots.
     pub read: Proof,
+}
+
+impl AuthorityReceipt {
+    /// Checks that there is one for each of `members`, in order, and as good as is needed.
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub fn check<'m>(
+        receipts: &[Self],
+        members: impl Iterator<Item = &'m str>,
+        needed: AuthorityNeeded,
+    ) -> Result<(), String> {
+        if !receipts.iter().map(|receipt| receipt.member.as_str()).eq(members) {
+            return Err("the preflight has other members than the plan".into());
+        }
+        let lacks = |proof: &Proof| {
+            matches!(proof, Proof::Declared(_)) && needed == AuthorityNeeded::Proven
+        };
+        match receipts.iter().find(|one| lacks(&one.control) || lacks(&one.read)) {
+            Some(weak) => Err(format!("the rights over {} are not proven", weak.member)),
+            None => Ok(()),
+        }
+    }
 }
 
 /// How well something is known.

@@ -10,8 +10,8 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
+use serde::{Deserialize, Serialize};
 
 use crate::backend::{self, Backend, Key, Put};
 use crate::clock::UnixNanos;
@@ -147,6 +147,36 @@ fn listed(backend: &dyn Backend) -> Result<BTreeMap<String, bool>, Error> {
         }
     })?;
     Ok(runs)
+}
+
+/// Returns the name of a run's first event, which says of what kind the run is.
+///
+/// # Errors
+/// There is no such run, or its first record cannot be read.
+pub fn first_event(backend: &dyn Backend, run: &str) -> Result<String, Error> {
+    #[derive(Deserialize)]
+    struct Head {
+        event: String,
+    }
+    if !is_run_name(run) {
+        return Err(Error::BadName { name: run.to_owned() });
+    }
+    let mut journal = Journal { run: run.to_owned(), next: 1, last: Digest::ZERO };
+    let first = match Journal::ended(backend, run)? {
+        Some(ended) => match ended.records.first() {
+            Some(bytes) => journal.take_bytes::<Head>(bytes, 1)?,
+            None => Err("is missing".into()),
+        },
+        None => journal.take::<Head>(backend, 1)?,
+    };
+    match first {
+        Ok(record) => Ok(record.event.event),
+        // Nothing is there, or what is there is reported by whoever reads all of it.
+        Err(reason) => match Journal::open::<IgnoredAny>(backend, run, false) {
+            Err(error) => Err(error),
+            Ok(_) => Err(Error::Hole { run: run.to_owned(), number: 1, reason }),
+        },
+    }
 }
 
 impl Journal {

@@ -9,15 +9,21 @@
 //! store, so that any step may be killed and the run resumed. The store knows nothing of runs; what
 //! a run knows of a deployment is kept in its generation's manifest as [`facts`].
 
+pub mod any;
 pub mod config;
+mod course;
+mod error;
 pub mod event;
 pub mod executor;
 pub mod facts;
 pub mod inventory;
 pub mod journal;
+pub mod ledger;
 pub mod plan;
+pub mod restore;
 mod roots;
 pub mod runner;
+mod service;
 pub mod staging;
 pub mod state;
 pub mod topology;

@@ -1,28 +1,30 @@
-//! What unfinished runs need of the store: artifacts that no generation shows yet.
+//! What unfinished runs still need of the store: whoever removes objects from it keeps that.
 
-use super::journal;
-use super::runner::{Error, look};
-use super::state::Outcome;
+use super::error::Error;
+use super::{any, journal, state};
 use crate::digest::Digest;
-use crate::store::{self, Store};
+use crate::store::Store;
 
-/// Returns the manifests of the artifacts of all runs that can be resumed, which prune must keep.
+/// Returns the manifests of artifacts that unfinished backups have verified and that no generation
+/// shows yet, and of those that unfinished restores have not uploaded yet.
 ///
 /// # Errors
-/// A journal cannot be read: then nobody knows what its run needs.
+/// A journal cannot be read or followed: then nobody knows what its run needs, and nothing may be
+/// removed.
 pub fn roots(store: &Store) -> Result<Vec<Digest>, Error> {
-    let mut roots = Vec::new();
+    let mut manifests = Vec::new();
     for run in journal::open_runs(store.backend())? {
-        let state = look(store, &run)?;
-        if state.outcome != Outcome::Unfinished {
-            continue;
-        }
+        let state = any::look(store, &run)?;
         for manifest in state.manifests() {
-            let reason = || format!("{manifest:?} is no manifest");
-            let what = || format!("the journal of the run {run}");
-            let unknown = |_| store::Error::NotKnown { what: what(), reason: reason() };
-            roots.push(manifest.parse().map_err(unknown)?);
+            let digest = manifest.parse().map_err(|_| Error::State {
+                run: run.clone(),
+                source: state::Error::Illegal {
+                    record: 0,
+                    reason: format!("{manifest} is no digest"),
+                },
+            })?;
+            manifests.push(digest);
         }
     }
-    Ok(roots)
+    Ok(manifests)
 }

@@ -88,6 +88,38 @@ impl Staging {
         fs::write(&mark, now).map_err(failed("write", &mark))
     }
 
+    /// Returns the directory of a run, which need not be there.
+    #[must_use]
+    pub fn run(&self, run: &str) -> PathBuf {
+        self.root.join(run)
+    }
+
+    /// Removes whatever is at a path of the staging area.
+    ///
+    /// # Errors
+    /// It cannot be removed.
+    pub fn discard(&self, path: &Path) -> Result<(), Error> {
+        let removed = match fs::symlink_metadata(path) {
+            Err(error) => Err(error),
+            Ok(found) if found.is_dir() => fs::remove_dir_all(path),
+            Ok(_) => fs::remove_file(path),
+        };
+        match removed {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other.map_err(failed("remove", path)),
+        }
+    }
+
+    /// Takes the rights of others over a directory of the staging area away; a file lies in one
+    /// that they cannot enter.
+    ///
+    /// # Errors
+    /// That cannot be done.
+    pub fn make_private(&self, path: &Path) -> Result<(), Error> {
+        let found = fs::symlink_metadata(path).map_err(failed("look at", path))?;
+        if found.is_dir() { private(path) } else { Ok(()) }
+    }
+
     /// Returns the directory of a member in a run, made if it is missing.
     ///
     /// # Errors
@@ -118,10 +150,7 @@ impl Staging {
     /// Something cannot be removed.
     pub fn empty(&self, path: &Path) -> Result<(), Error> {
         for item in fs::read_dir(path).map_err(failed("list", path))? {
-            let item = item.map_err(failed("list", path))?.path();
-            let is_dir = fs::symlink_metadata(&item).is_ok_and(|found| found.is_dir());
-            let removed = if is_dir { fs::remove_dir_all(&item) } else { fs::remove_file(&item) };
-            removed.map_err(failed("remove", &item))?;
+            self.discard(&item.map_err(failed("list", path))?.path())?;
         }
         Ok(())
     }

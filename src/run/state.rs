@@ -1,64 +1,23 @@
 //! State: where a backup run stands, computed from its journal. Only legal transitions are taken;
 //! a journal that holds another is refused as a whole.
 //!
+//! How operations go from state to state is the [`ledger`]'s; here is what they mean:
+//!
 //! ```text
-//! Blocked → Ready (preflight) → Pending → Completed | Failed | Skipped     Failed → Pending
 //! artifact:  Absent → Created → Downloaded → ChecksumVerified → Durable
 //! ```
 
-use super::event::{Completed, Event, Preflight, Proof, Receipt};
+use std::collections::HashSet;
+
+use super::event::{AuthorityReceipt, Event, Preflight, Receipt};
 use super::facts::Snapshot;
 use super::journal::Recorded;
-use super::plan::{self, AuthorityNeeded, Operation, OperationKind as Kind, Plan};
+use super::ledger::{self, Ledger};
+use super::plan::{self, Operation, OperationKind as Kind, Plan};
+use super::restore;
 
 /// Where an operation stands, with what shows it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum OperationState {
-    /// Nothing may be done before the preflight is accepted.
-    Blocked,
-    /// It may begin when its turn comes.
-    Ready,
-    /// It has begun; whether it did something is not known.
-    Pending {
-        /// For a snapshot: the ones that the service had before the first attempt.
-        before: Option<Vec<String>>,
-    },
-    /// It is done. The validations have no receipts of their own but the preflight.
-    Completed(Option<Receipt>),
-    /// It failed; it may be tried again.
-    Failed {
-        /// Why.
-        reason: String,
-        /// As in `Pending`.
-        before: Option<Vec<String>>,
-    },
-    /// It has nothing to do.
-    Skipped {
-        /// Why.
-        reason: String,
-    },
-}
-
-impl OperationState {
-    /// Returns its name.
-    #[must_use]
-    pub fn name(&self) -> &'static str {
-        match self {
-            Self::Blocked => "blocked",
-            Self::Ready => "ready",
-            Self::Pending { .. } => "pending",
-            Self::Completed(_) => "completed",
-            Self::Failed { .. } => "failed",
-            Self::Skipped { .. } => "skipped",
-        }
-    }
-
-    /// Says whether nothing remains to be done.
-    #[must_use]
-    pub fn is_done(&self) -> bool {
-        matches!(self, Self::Completed(_) | Self::Skipped { .. })
-    }
-}
+pub type OperationState = ledger::OperationState<Receipt>;
 
 /// How far an artifact is, with the evidence for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -156,6 +115,14 @@ pub enum Error {
         /// What is wrong.
         source: plan::Error,
     },
+    /// The restore plan in it.
+    #[error("record {record}: {source}")]
+    RestorePlan {
+        /// The journal record.
+        record: u64,
+        /// What is wrong.
+        source: Box<restore::plan::Error>,
+    },
 }
 
 /// Where a run stands.
@@ -173,7 +140,7 @@ pub struct RunState {
     pub cleaned: bool,
     /// When it began, and when it last did something, in nanoseconds since 1970.
     pub times: (i64, i64),
-    operations: Vec<OperationState>,
+    ledger: Ledger<Kind, Receipt>,
     /// Whether anything was done since the preflight.
     pub mutated: bool,
     /// Whether members were started again before the run's own starts.
@@ -206,12 +173,8 @@ impl RunState {
     /// Begins with a plan.
     #[must_use]
     pub fn new(plan: &Plan, time: i64) -> Self {
-        let operations = plan.operations.iter().map(|operation| match operation.phase {
-            0 => OperationState::Ready,
-            _ => OperationState::Blocked,
-        });
         Self {
-            operations: operations.collect(),
+            ledger: Ledger::new(&plan.operations),
             plan: plan.clone(),
             preflight: None,
             discarded: Vec::new(),
@@ -239,20 +202,19 @@ impl RunState {
                     self.start(*operation, before.as_ref(), time)?;
                 }
             }
-            Event::Completed { operations } => self.complete(operations)?,
-            Event::Failed { operation, reason } => {
-                let before = self.pending(*operation)?;
-                self.set(*operation, OperationState::Failed { reason: reason.clone(), before });
+            Event::Completed { operations } => self.ledger.complete(operations, fits)?,
+            Event::Failed { operation, reason } => self.ledger.fail(*operation, reason)?,
+            Event::Skipped { operations, reason } => {
+                self.ledger.skip(operations, reason, Kind::is_mutating)?;
             }
-            Event::Skipped { operations, reason } => self.skip(operations, reason)?,
             Event::Lost { operations, .. } => self.lose(operations)?,
             Event::Restarted { .. } => self.restarted()?,
             Event::Durable { operation, generation, manifest } => {
-                self.pending(*operation)?;
-                if self.operation(*operation)?.kind != Kind::FinalizeManifest {
+                self.ledger.pending(*operation)?;
+                if self.ledger.get(*operation)?.0.kind != Kind::FinalizeManifest {
                     return Err(format!("operation {operation} makes nothing durable"));
                 }
-                self.set(*operation, OperationState::Completed(None));
+                self.ledger.set(*operation, OperationState::Completed(None));
                 let (generation, manifest) = (*generation, manifest.clone());
                 self.outcome = Outcome::Durable { generation, manifest };
             }
@@ -266,24 +228,6 @@ impl RunState {
         }
         self.times.1 = time;
         Ok(())
-    }
-
-    fn operation(&self, sequence: u32) -> Result<&Operation, String> {
-        let found = self.plan.operations.get(sequence as usize);
-        found.ok_or_else(|| format!("the plan has no operation {sequence}"))
-    }
-
-    fn set(&mut self, sequence: u32, state: OperationState) {
-        self.operations[sequence as usize] = state;
-    }
-
-    /// Returns what a pending operation knows.
-    fn pending(&self, sequence: u32) -> Result<Option<Vec<String>>, String> {
-        let operation = self.operation(sequence)?;
-        match &self.operations[sequence as usize] {
-            OperationState::Pending { before } => Ok(before.clone()),
-            other => Err(format!("{} ends while it is {}", operation.id, other.name())),
-        }
     }
 
     fn accept(&mut self, receipt: &Preflight) -> Result<(), String> {
@@ -302,47 +246,11 @@ impl RunState {
         if receipt.valid_from >= receipt.expires {
             return Err("the preflight was never valid".into());
         }
-        let members = receipt.authorities.iter().map(|receipt| &receipt.member);
-        if !members.eq(plan.targets.iter().map(|target| &target.row.id)) {
-            return Err("the preflight has other members than the plan".into());
-        }
-        let lacks = |proof: &Proof| {
-            matches!(proof, Proof::Declared(_)) && plan.request.authority == AuthorityNeeded::Proven
-        };
-        let weak = receipt.authorities.iter().find(|one| lacks(&one.control) || lacks(&one.read));
-        if let Some(weak) = weak {
-            return Err(format!("the rights over {} are not proven", weak.member));
-        }
-        for (operation, state) in self.plan.operations.iter().zip(&mut self.operations) {
-            *state = match operation.phase {
-                0 => OperationState::Completed(None),
-                _ => OperationState::Ready,
-            };
-        }
+        let members = plan.targets.iter().map(|target| target.row.id.as_str());
+        AuthorityReceipt::check(&receipt.authorities, members, plan.request.authority)?;
+        self.ledger.unblock();
         self.preflight = Some(receipt.clone());
         Ok(())
-    }
-
-    /// Says why an operation may not begin now, if it may not.
-    #[must_use]
-    pub fn obstacle(&self, sequence: u32) -> Option<String> {
-        let Ok(operation) = self.operation(sequence) else {
-            return Some(format!("the plan has no operation {sequence}"));
-        };
-        if self.preflight.is_none() {
-            return Some(format!("{} before the preflight was accepted", operation.id));
-        }
-        let phase = operation.phase;
-        let earlier = self.plan.operations.iter().zip(&self.operations).find(|(other, state)| {
-            // Members are transferred independently of each other.
-            let independent = other.phase == phase
-                && operation.kind.is_transfer()
-                && other.target != operation.target;
-            other.sequence < sequence && !independent && !state.is_done()
-        });
-        earlier.map(|(other, state)| {
-            format!("{} before {}, which is {}", operation.id, other.id, state.name())
-        })
     }
 
     fn start(
@@ -351,104 +259,48 @@ impl RunState {
         before: Option<&Vec<String>>,
         time: i64,
     ) -> Result<(), String> {
-        if let Some(obstacle) = self.obstacle(sequence) {
-            return Err(obstacle);
+        let (Operation { id, kind, .. }, state) = self.ledger.get(sequence)?;
+        if kind.is_mutating() && !self.mutated && !self.is_preflight_valid(time) {
+            return Err(format!("{id} begins outside of the preflight's time"));
         }
-        let operation = self.operation(sequence)?;
-        let (id, kind) = (operation.id.clone(), operation.kind);
-        let known = match &self.operations[sequence as usize] {
-            OperationState::Ready => None,
-            OperationState::Pending { before } | OperationState::Failed { before, .. } => {
-                before.clone()
-            }
-            other => return Err(format!("{id} begins while it is {}", other.name())),
-        };
-        if kind.is_mutating() && !self.mutated {
-            let valid = self
-                .preflight
-                .as_ref()
-                .is_some_and(|receipt| (receipt.valid_from..receipt.expires).contains(&time));
-            if !valid {
-                return Err(format!("{id} begins outside of the preflight's time"));
-            }
-        }
-        if known.is_some() && before.is_some() && before != known.as_ref() {
-            return Err(format!("{id} forgets which snapshots there were before"));
-        }
-        let before = known.or_else(|| before.cloned());
-        if kind == Kind::CreateSnapshot && before.is_none() {
+        if *kind == Kind::CreateSnapshot && before.or(state.before()).is_none() {
             return Err(format!("{id} does not say which snapshots there were before"));
         }
+        let kind = self.ledger.begin(sequence, before)?;
         self.mutated |= kind.is_mutating();
-        self.set(sequence, OperationState::Pending { before });
         Ok(())
     }
 
-    fn complete(&mut self, completed: &[Completed]) -> Result<(), String> {
-        for Completed { operation: sequence, receipt } in completed {
-            self.pending(*sequence)?;
-            let operation = self.operation(*sequence)?;
-            let fits = matches!(
-                (operation.kind, receipt),
-                (Kind::Stop, Receipt::Stopped { .. })
-                    | (Kind::CreateSnapshot, Receipt::Created { .. })
-                    | (Kind::Start, Receipt::Running {})
-                    | (Kind::DownloadSnapshot, Receipt::Downloaded { .. })
-                    | (Kind::VerifyArtifact, Receipt::Verified { .. })
-            );
-            if !fits {
-                return Err(format!("{} has a receipt of another kind", operation.id));
-            }
-        }
-        for Completed { operation, receipt } in completed {
-            self.set(*operation, OperationState::Completed(Some(receipt.clone())));
-        }
-        Ok(())
-    }
-
-    fn skip(&mut self, sequences: &[u32], reason: &str) -> Result<(), String> {
-        for sequence in sequences {
-            let operation = self.operation(*sequence)?;
-            let state = &self.operations[*sequence as usize];
-            if !operation.kind.is_mutating() || *state != OperationState::Ready {
-                return Err(format!("{} is {} and cannot be skipped", operation.id, state.name()));
-            }
-        }
-        for sequence in sequences {
-            self.set(*sequence, OperationState::Skipped { reason: reason.to_owned() });
-        }
-        Ok(())
+    /// Says whether the accepted answers are good enough to begin with.
+    #[must_use]
+    pub fn is_preflight_valid(&self, time: i64) -> bool {
+        let valid = |receipt: &Preflight| (receipt.valid_from..receipt.expires).contains(&time);
+        self.preflight.as_ref().is_some_and(valid)
     }
 
     fn lose(&mut self, sequences: &[u32]) -> Result<(), String> {
-        for sequence in sequences {
-            let operation = self.operation(*sequence)?;
-            let member = operation.target.as_deref().unwrap_or_default();
-            let verified = self.of(Kind::VerifyArtifact, member).is_some_and(|(_, s)| s.is_done());
-            if operation.kind != Kind::DownloadSnapshot || verified {
-                return Err(format!("{} cannot be lost", operation.id));
-            }
-        }
-        for sequence in sequences {
-            self.set(*sequence, OperationState::Ready);
-        }
-        Ok(())
+        let done = self
+            .with_states()
+            .filter(|(operation, state)| operation.kind == Kind::VerifyArtifact && state.is_done());
+        let verified: HashSet<String> =
+            done.filter_map(|(operation, _)| operation.target.clone()).collect();
+        self.ledger.lose(sequences, |operation, _| {
+            let is_verified = operation.target.as_ref().is_some_and(|one| verified.contains(one));
+            operation.kind == Kind::DownloadSnapshot && !is_verified
+        })
     }
 
     fn restarted(&mut self) -> Result<(), String> {
         if !self.is_before_starts() {
             return Err("members were started again although all that needed them was done".into());
         }
-        for (operation, state) in self.plan.operations.iter().zip(&mut self.operations) {
+        for (operation, state) in self.ledger.with_states() {
             if let OperationState::Completed(Some(Receipt::Created { snapshot, .. })) = state {
                 let member = operation.target.clone().unwrap_or_default();
                 self.discarded.push((member, snapshot.clone()));
             }
-            *state = match operation.phase {
-                0 => OperationState::Ready,
-                _ => OperationState::Blocked,
-            };
         }
+        self.ledger.block(|_| true);
         self.preflight = None;
         self.mutated = false;
         self.restarted = true;
@@ -458,56 +310,47 @@ impl RunState {
     /// Returns the kind of the first operation that is not done.
     #[must_use]
     pub fn next_kind(&self) -> Option<Kind> {
-        self.with_states().find(|(_, state)| !state.is_done()).map(|(operation, _)| operation.kind)
+        self.ledger.next_kind()
     }
 
     /// Says whether something remains to be done before the members may be started.
     #[must_use]
     pub fn is_before_starts(&self) -> bool {
-        self.with_states()
-            .take_while(|(operation, _)| operation.kind != Kind::Start)
-            .any(|(_, state)| !state.is_done())
+        self.ledger.is_before(Kind::Start)
     }
 
     /// Returns the operations with their states, in order.
     pub fn with_states(&self) -> impl Iterator<Item = (&Operation, &OperationState)> {
-        self.plan.operations.iter().zip(&self.operations)
+        self.ledger.with_states()
+    }
+
+    /// Returns the operations and where they stand.
+    #[must_use]
+    pub fn ledger(&self) -> &Ledger<Kind, Receipt> {
+        &self.ledger
     }
 
     /// Returns the state of one kind of operation on one member.
     #[must_use]
     pub fn of(&self, kind: Kind, member: &str) -> Option<(&Operation, &OperationState)> {
-        self.with_states().find(|(operation, _)| {
-            operation.kind == kind && operation.target.as_deref() == Some(member)
-        })
+        self.ledger.of(kind, member)
     }
 
     /// Returns members that this run has stopped, or may have, and not started again; in the order
     /// in which they are to be started.
     #[must_use]
     pub fn to_restart(&self) -> Vec<&str> {
-        let touched = |member: &str| {
-            self.of(Kind::Stop, member).is_some_and(|(_, state)| {
-                matches!(
-                    state,
-                    OperationState::Completed(_)
-                        | OperationState::Pending { .. }
-                        | OperationState::Failed { .. }
-                )
-            })
-        };
-        self.with_states()
-            .filter(|(operation, state)| operation.kind == Kind::Start && !state.is_done())
-            .filter_map(|(operation, _)| operation.target.as_deref())
-            .filter(|member| touched(member))
-            .collect()
+        let touched =
+            |member: &str| self.of(Kind::Stop, member).is_some_and(|(_, state)| state.is_begun());
+        let open = self.ledger.open(Kind::Start).map(|(_, member)| member);
+        open.filter(|member| touched(member)).collect()
     }
 
     /// Returns the snapshot that was made of a member.
     #[must_use]
     pub fn snapshot(&self, member: &str) -> Option<&Snapshot> {
-        match self.of(Kind::CreateSnapshot, member)?.1 {
-            OperationState::Completed(Some(Receipt::Created { snapshot, .. })) => Some(snapshot),
+        match self.ledger.receipt(Kind::CreateSnapshot, member) {
+            Some(Receipt::Created { snapshot, .. }) => Some(snapshot),
             _ => None,
         }
     }
@@ -515,10 +358,7 @@ impl RunState {
     /// Returns how far a member's artifact is.
     #[must_use]
     pub fn artifact(&self, member: &str) -> ArtifactState {
-        let receipt = |kind| match self.of(kind, member)?.1 {
-            OperationState::Completed(Some(receipt)) => Some(receipt.clone()),
-            _ => None,
-        };
+        let receipt = |kind| self.ledger.receipt(kind, member).cloned();
         if let Some(Receipt::Verified { manifest, checksum, .. }) = receipt(Kind::VerifyArtifact) {
             return match self.outcome {
                 Outcome::Durable { generation, .. } => {
@@ -542,11 +382,23 @@ impl RunState {
     /// Returns the manifests of artifacts that are verified and that no generation shows yet: what
     /// must not be collected while the run can be resumed.
     pub fn manifests(&self) -> impl Iterator<Item = &str> {
-        self.operations.iter().filter_map(|state| match state {
+        self.ledger.with_states().filter_map(|(_, state)| match state {
             OperationState::Completed(Some(Receipt::Verified { manifest, .. })) => {
                 Some(manifest.as_str())
             }
             _ => None,
         })
     }
+}
+
+/// Says whether a receipt is one of an operation's kind.
+fn fits(kind: Kind, receipt: &Receipt) -> bool {
+    matches!(
+        (kind, receipt),
+        (Kind::Stop, Receipt::Stopped { .. })
+            | (Kind::CreateSnapshot, Receipt::Created { .. })
+            | (Kind::Start, Receipt::Running {})
+            | (Kind::DownloadSnapshot, Receipt::Downloaded { .. })
+            | (Kind::VerifyArtifact, Receipt::Verified { .. })
+    )
 }

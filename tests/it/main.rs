@@ -31,6 +31,7 @@ mod sources;
 mod sparse;
 mod support;
 mod way_back;
+mod way_back_to_service;
 mod writers;
 
 /// A file that nobody declares is a test that nobody runs.

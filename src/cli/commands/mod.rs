@@ -18,6 +18,7 @@ pub mod runs;
 pub mod show;
 pub mod stats;
 pub mod verify;
+pub mod way_back;
 
 mod entries;
 

@@ -1,10 +1,11 @@
 //! `restore`: a generation, a member or a path back into a directory.
 
 use std::io::{self, Write};
+use std::path::Path;
 
 use serde::Serialize;
 
-use super::{note_first, note_missing, open_tree};
+use super::{note_first, note_missing, open_tree, way_back};
 use crate::cli::args::Restore;
 use crate::cli::context::Context;
 use crate::cli::errors::{Failure, name_of, printed};
@@ -44,6 +45,8 @@ struct FailureFields<'r> {
 /// # Errors
 /// There is nothing of that name, the target cannot be used at all, or the work was interrupted.
 pub fn run(args: &Restore, context: &Context) -> Result<Exit, Failure> {
+    // Without a directory it goes into the service.
+    let Some(to) = &args.to else { return way_back::run(args, context) };
     let store = context.open()?;
     let tree = open_tree(context, &store, "restore", &args.reference)?;
     if args.reference.path.is_none() && !context.quiet {
@@ -57,7 +60,7 @@ pub fn run(args: &Restore, context: &Context) -> Result<Exit, Failure> {
         threads: args.threads.unwrap_or(0),
     };
     let job = Job::start("restore", context.progress)?;
-    let result = store.restore(&tree, &args.to, &options, &job.progress);
+    let result = store.restore(&tree, to, &options, &job.progress);
     let seconds = job.finish();
     let report = result.map_err(|error| match error {
         Error::Interrupted => Failure::interrupted(format!(
@@ -69,10 +72,10 @@ pub fn run(args: &Restore, context: &Context) -> Result<Exit, Failure> {
     note_problems(context, &report);
     let result = output::stdout().and_then(|mut out| {
         if context.json {
-            return json::print(&mut out, "restore", &json_report(args, &tree, &report, seconds));
+            return json::print(&mut out, "restore", &json_report(to, &tree, &report, seconds));
         }
         if context.summary() {
-            write_summary(&mut out, args, &tree, &report, seconds)?;
+            write_summary(&mut out, to, &tree, &report, seconds)?;
         }
         out.flush()
     });
@@ -111,7 +114,7 @@ fn note_problems(context: &Context, report: &RestoreReport) {
 }
 
 fn json_report<'r>(
-    args: &'r Restore,
+    to: &Path,
     tree: &'r Tree,
     report: &'r RestoreReport,
     seconds: f64,
@@ -119,7 +122,7 @@ fn json_report<'r>(
     Report {
         deployment: &tree.generation.deployment,
         generation: tree.generation.number.0,
-        to: args.to.to_string_lossy().into_owned(),
+        to: to.to_string_lossy().into_owned(),
         files: report.files,
         dirs: report.dirs,
         symlinks: report.symlinks,
@@ -144,7 +147,7 @@ fn json_report<'r>(
 
 fn write_summary(
     out: &mut dyn Write,
-    args: &Restore,
+    to: &Path,
     tree: &Tree,
     report: &RestoreReport,
     seconds: f64,
@@ -157,7 +160,7 @@ fn write_summary(
         out,
         "{} to {}: {}, {}; {} written, {} kept, in {}{failed}",
         tree.name(),
-        output::printable(&args.to.to_string_lossy()),
+        output::printable(&to.to_string_lossy()),
         output::counted(report.files, "file", "files"),
         output::bytes(report.bytes),
         output::bytes(report.bytes_written),

@@ -4,15 +4,17 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
+use super::way_back::{self, Again};
 use crate::cli::args::{Resume, Run, Status};
 use crate::cli::context::Context;
 use crate::cli::errors::{Failure, printed};
 use crate::cli::exit::Exit;
-use crate::cli::fleet::{self, Fleet, Loaded};
+use crate::cli::fleet::{self, Fleet};
 use crate::cli::json;
 use crate::cli::output::{self, Align, Table};
 use crate::cli::progress::Job;
 use crate::clock::UnixNanos;
+use crate::run::any::{self, AnyRun};
 use crate::run::journal;
 use crate::run::runner::{self, Parts, Runner};
 use crate::run::state::{OperationState, Outcome, RunState};
@@ -21,6 +23,7 @@ use crate::store::{IngestOptions, Store};
 #[derive(Serialize)]
 struct RunLine {
     run: String,
+    kind: &'static str,
     deployment: String,
     state: &'static str,
     generation: Option<u64>,
@@ -39,6 +42,7 @@ struct Runs {
 #[derive(Serialize)]
 struct RunDocument<'s> {
     run: &'s str,
+    kind: &'static str,
     deployment: &'s str,
     state: &'static str,
     plan: &'s crate::run::plan::Plan,
@@ -63,36 +67,30 @@ struct ArtifactLine<'s> {
     next: Option<&'static str>,
 }
 
-fn word(outcome: &Outcome) -> &'static str {
-    match outcome {
-        Outcome::Unfinished => "unfinished",
-        Outcome::Durable { .. } => "durable",
-        Outcome::Abandoned { .. } => "abandoned",
-    }
-}
-
 fn time(nanos: i64) -> String {
     output::time_to_the_second(output::clock_time(UnixNanos(nanos)))
 }
 
-fn line(run: String, state: Result<RunState, runner::Error>) -> RunLine {
+fn line(run: String, state: Result<AnyRun, runner::Error>) -> RunLine {
     match state {
-        Ok(state) => RunLine {
-            run,
-            deployment: state.plan.request.deployment.clone(),
-            state: word(&state.outcome),
-            generation: match state.outcome {
-                Outcome::Durable { generation, .. } => Some(generation),
-                _ => None,
-            },
-            operations_done: state.with_states().filter(|(_, state)| state.is_done()).count(),
-            operations: state.plan.operations.len(),
-            started: time(state.times.0),
-            last: time(state.times.1),
-            problem: None,
-        },
+        Ok(state) => {
+            let (operations, times) = (state.lines(), state.times());
+            RunLine {
+                run,
+                kind: state.kind().name(),
+                deployment: state.deployment().to_owned(),
+                state: state.outcome(),
+                generation: state.generation(),
+                operations_done: operations.iter().filter(|line| line.is_done).count(),
+                operations: operations.len(),
+                started: time(times.0),
+                last: time(times.1),
+                problem: None,
+            }
+        }
         Err(error) => RunLine {
             run,
+            kind: "unknown",
             deployment: String::new(),
             state: "unreadable",
             generation: None,
@@ -108,7 +106,7 @@ fn line(run: String, state: Result<RunState, runner::Error>) -> RunLine {
 fn lines(context: &Context, store: &Store) -> Result<Vec<RunLine>, Failure> {
     let failed = |error| fleet::failure(context, "list runs", None, runner::Error::Journal(error));
     let names = journal::runs(store.backend()).map_err(failed)?;
-    Ok(names.into_iter().map(|run| line(run.clone(), runner::look(store, &run))).collect())
+    Ok(names.into_iter().map(|run| line(run.clone(), any::look(store, &run))).collect())
 }
 
 /// Runs `run`.
@@ -141,6 +139,7 @@ fn write_runs(out: &mut dyn Write, runs: &[RunLine]) -> io::Result<()> {
     let mut table = Table::new([
         ("RUN", Align::Left),
         ("DEPLOYMENT", Align::Left),
+        ("KIND", Align::Left),
         ("STATE", Align::Left),
         ("DONE", Align::Right),
         ("LAST", Align::Left),
@@ -152,7 +151,8 @@ fn write_runs(out: &mut dyn Write, runs: &[RunLine]) -> io::Result<()> {
             (None, None) => run.state.to_owned(),
         };
         let done = format!("{}/{}", run.operations_done, run.operations);
-        table.row([run.run.clone(), run.deployment.clone(), state, done, run.last.clone()]);
+        let (name, deployment) = (run.run.clone(), run.deployment.clone());
+        table.row([name, deployment, run.kind.to_owned(), state, done, run.last.clone()]);
     }
     table.write(out)
 }
@@ -160,19 +160,22 @@ fn write_runs(out: &mut dyn Write, runs: &[RunLine]) -> io::Result<()> {
 fn show(context: &Context, run: &str) -> Result<Exit, Failure> {
     let store = context.open()?;
     let what = format!("show the run {run}");
-    let state =
-        runner::look(&store, run).map_err(|error| fleet::failure(context, &what, None, error))?;
+    let any =
+        any::look(&store, run).map_err(|error| fleet::failure(context, &what, None, error))?;
     let result = output::stdout().and_then(|mut out| {
-        if context.json {
-            return json::print(&mut out, "run", &document(run, &state));
+        match &any {
+            AnyRun::Restore(state) => way_back::show(&mut out, context, run, state, any.outcome())?,
+            AnyRun::Backup(state) if context.json => {
+                json::print(&mut out, "run", &document(run, state, any.outcome()))?;
+            }
+            AnyRun::Backup(state) => write_run(&mut out, run, state, any.outcome())?,
         }
-        write_run(&mut out, run, &state)?;
         out.flush()
     });
     printed(Exit::DONE, result)
 }
 
-fn document<'s>(run: &'s str, state: &'s RunState) -> RunDocument<'s> {
+fn document<'s>(run: &'s str, state: &'s RunState, word: &'static str) -> RunDocument<'s> {
     let operations = state.with_states().map(|(operation, state)| OperationLine {
         sequence: operation.sequence,
         id: &operation.id,
@@ -194,8 +197,9 @@ fn document<'s>(run: &'s str, state: &'s RunState) -> RunDocument<'s> {
     });
     RunDocument {
         run,
+        kind: "backup",
         deployment: &state.plan.request.deployment,
-        state: word(&state.outcome),
+        state: word,
         plan: &state.plan,
         restart_required: state.to_restart(),
         operations: operations.collect(),
@@ -203,15 +207,9 @@ fn document<'s>(run: &'s str, state: &'s RunState) -> RunDocument<'s> {
     }
 }
 
-fn write_run(out: &mut dyn Write, run: &str, state: &RunState) -> io::Result<()> {
+fn write_run(out: &mut dyn Write, run: &str, state: &RunState, word: &str) -> io::Result<()> {
     let request = &state.plan.request;
-    writeln!(
-        out,
-        "{run}: {} by {}, {}",
-        request.deployment,
-        request.executor,
-        word(&state.outcome)
-    )?;
+    writeln!(out, "{run}: {} by {}, {word}", request.deployment, request.executor)?;
     if let Outcome::Abandoned { reason } = &state.outcome {
         writeln!(out, "  {reason}")?;
     }
@@ -241,21 +239,20 @@ fn write_run(out: &mut dyn Write, run: &str, state: &RunState) -> io::Result<()>
     Ok(())
 }
 
-fn need_config<'c>(context: &'c Context, verb: &str) -> Result<&'c Loaded, Failure> {
-    let hint = "it says how the members are reached: give it with --config FILE";
-    context.config()?.ok_or_else(|| {
-        Failure::usage(format!("{verb}: no configuration was found")).with_hint(hint)
-    })
-}
-
 fn abandon(context: &Context, run: &str, reason: &str) -> Result<Exit, Failure> {
-    let loaded = need_config(context, "run abandon")?;
+    let loaded = fleet::need_config(context, "run abandon")?;
     let store = context.open_to_write()?;
     let what = format!("abandon {run}");
     let failed = |error| fleet::failure(context, &what, None, error);
-    let state = runner::look(&store, run).map_err(failed)?;
-    let fleet = Fleet::load(loaded, &state.plan.request.deployment)?;
     let job = Job::start("run abandon", false)?;
+    let state = match any::look(&store, run).map_err(failed)? {
+        AnyRun::Backup(state) => state,
+        AnyRun::Restore(state) => {
+            let again = Again { context, loaded, store: &store, job: &job, run };
+            return again.abandon(&state, reason).map(|()| Exit::DONE);
+        }
+    };
+    let fleet = Fleet::load(loaded, &state.plan.request.deployment)?;
     let tell = fleet::tell(context.quiet);
     let parts = Parts {
         store: &store,
@@ -274,7 +271,7 @@ fn abandon(context: &Context, run: &str, reason: &str) -> Result<Exit, Failure> 
 /// # Errors
 /// There is nothing to resume, or it failed again.
 pub fn resume(args: &Resume, context: &Context) -> Result<Exit, Failure> {
-    let loaded = need_config(context, "resume")?;
+    let loaded = fleet::need_config(context, "resume")?;
     let store = context.open_to_write()?;
     let failed = |error| fleet::failure(context, "resume", None, error);
     let names = match &args.run {
@@ -290,7 +287,14 @@ pub fn resume(args: &Resume, context: &Context) -> Result<Exit, Failure> {
     let job = Job::start("resume", false)?;
     let tell = fleet::tell(context.quiet);
     for run in names {
-        let state = runner::look(&store, &run).map_err(failed)?;
+        let state = match any::look(&store, &run).map_err(failed)? {
+            AnyRun::Backup(state) => state,
+            AnyRun::Restore(state) => {
+                let again = Again { context, loaded, store: &store, job: &job, run: &run };
+                again.resume(&state, args.max_steps)?;
+                continue;
+            }
+        };
         let fleet = Fleet::load(loaded, &state.plan.request.deployment)?;
         let mut options = fleet.options(context, loaded, IngestOptions::default())?;
         options.steps_max = args.max_steps;
@@ -343,8 +347,10 @@ pub fn status(args: &Status, context: &Context) -> Result<Exit, Failure> {
         }
         write_status(&mut out, &deployments, &unfinished)?;
         for run in unfinished.iter().filter(|run| run.problem.is_none()) {
-            if let Ok(state) = runner::look(&store, &run.run) {
-                write_next(&mut out, &state)?;
+            match any::look(&store, &run.run) {
+                Ok(AnyRun::Backup(state)) => write_next(&mut out, &state)?,
+                Ok(AnyRun::Restore(state)) => way_back::write_next(&mut out, &state)?,
+                Err(_) => {}
             }
         }
         out.flush()
@@ -401,8 +407,12 @@ fn write_status(
             Some(problem) => writeln!(out, "run {}: unreadable: {problem}", run.run)?,
             None => writeln!(
                 out,
-                "run {} of {}: unfinished, {} of {} operations done",
-                run.run, run.deployment, run.operations_done, run.operations
+                "{} {} of {}: unfinished, {} of {} operations done",
+                if run.kind == "restore" { "restore" } else { "run" },
+                run.run,
+                run.deployment,
+                run.operations_done,
+                run.operations
             )?,
         }
     }

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::facts::{Identity, Quiescence, Scope};
 use super::inventory::{Inventory, Row};
+use super::ledger::{self, Step};
 use super::topology::topology_hash;
 use crate::digest::{Algorithm, Digest};
 use crate::store::parse_label;
@@ -139,16 +140,10 @@ impl OperationKind {
     pub fn is_mutating(self) -> bool {
         matches!(self, Self::Stop | Self::CreateSnapshot | Self::Start)
     }
+}
 
-    /// Says whether it brings a member's content.
-    #[must_use]
-    pub fn is_transfer(self) -> bool {
-        matches!(self, Self::DownloadSnapshot | Self::VerifyArtifact)
-    }
-
-    /// Returns the word for it in texts and operation names.
-    #[must_use]
-    pub fn word(self) -> &'static str {
+impl Step for OperationKind {
+    fn word(self) -> &'static str {
         match self {
             Self::ValidateTopology => "validate-topology",
             Self::ValidateControlAuthority => "validate-control-authority",
@@ -162,25 +157,14 @@ impl OperationKind {
             Self::FinalizeManifest => "finalize-manifest",
         }
     }
+
+    fn is_transfer(self) -> bool {
+        matches!(self, Self::DownloadSnapshot | Self::VerifyArtifact)
+    }
 }
 
 /// One step.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Operation {
-    /// Its place, from 0 without gaps.
-    pub sequence: u32,
-    /// Its phase. An operation may begin when all of earlier phases are done; within a phase
-    /// operations go in order, but for downloads and verifications, of which only those of one
-    /// member do.
-    pub phase: u32,
-    /// Its name, such as `stop-<member>`.
-    pub id: String,
-    /// What it does.
-    pub kind: OperationKind,
-    /// The member that it is done to.
-    pub target: Option<String>,
-}
+pub type Operation = ledger::Operation<OperationKind>;
 
 /// A plan.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -352,23 +336,7 @@ fn operations(targets: &[Target], snapshots: bool) -> Vec<Operation> {
         vec![validations, each(Kind::Stop).collect(), each(Kind::CreateSnapshot).collect(), starts];
     phases.insert(if snapshots { 4 } else { 3 }, transfers.collect());
     phases.push(vec![(Kind::FinalizeManifest, None)]);
-    let name = |kind: Kind, target: Option<&str>| match target {
-        Some(target) => format!("{}-{target}", kind.word()),
-        None => kind.word().to_owned(),
-    };
-    let steps = (0u32..).zip(phases).flat_map(|(phase, steps)| {
-        steps.into_iter().map(move |(kind, target)| (phase, kind, target))
-    });
-    (0u32..)
-        .zip(steps)
-        .map(|(sequence, (phase, kind, target))| Operation {
-            sequence,
-            phase,
-            id: name(kind, target),
-            kind,
-            target: target.map(str::to_owned),
-        })
-        .collect()
+    ledger::number(phases)
 }
 
 #[cfg(test)]

@@ -5,9 +5,9 @@ use crate::clock::UnixNanos;
 use crate::digest::Digest;
 use crate::format::manifest::{Generation, Member};
 use crate::log;
+use crate::run::course::Followed;
 use crate::run::event::{Event, Receipt};
-use crate::run::executor::Call;
-use crate::run::facts::{DeploymentFacts, MemberFacts, SCHEMA, Unit};
+use crate::run::facts::{DeploymentFacts, MemberFacts, SCHEMA, Snapshot, Unit};
 use crate::run::plan::{OperationKind as Kind, Target};
 use crate::run::state::{OperationState, Outcome};
 
@@ -17,18 +17,19 @@ const GENERATIONS_SEARCHED: usize = 100;
 impl Runner<'_> {
     /// Makes the generation visible.
     pub(super) fn finalize(&mut self) -> Result<(), Error> {
-        let last = self.state.plan.operations.last().map_or(0, |operation| operation.sequence);
+        let last =
+            self.course.state.plan.operations.last().map_or(0, |operation| operation.sequence);
         self.read_back_earlier()?;
-        self.check()?;
-        let tried = self.state.with_states().last().is_some_and(|(_, state)| {
+        self.course.check()?;
+        let tried = self.course.state.with_states().last().is_some_and(|(_, state)| {
             matches!(state, OperationState::Pending { .. } | OperationState::Failed { .. })
         });
-        self.begin(vec![last], None)?;
+        self.course.begin(vec![last], None)?;
         let made = match if tried { self.committed()? } else { None } {
             Some(made) => made,
-            None => self.store.commit_generation(&self.manifest()?)?,
+            None => self.course.store.commit_generation(&self.manifest()?)?,
         };
-        self.record(Event::Durable {
+        self.course.record(Event::Durable {
             operation: last,
             generation: made.number.0,
             manifest: made.manifest.to_hex(),
@@ -38,13 +39,13 @@ impl Runner<'_> {
     /// Returns the generation of this run if an earlier process made it visible and did not live to
     /// record that.
     fn committed(&self) -> Result<Option<log::Generation>, Error> {
-        let deployment = &self.state.plan.request.deployment;
-        let mut generations = self.store.log()?.generations();
+        let deployment = &self.course.state.plan.request.deployment;
+        let mut generations = self.course.store.log()?.generations();
         generations.retain(|generation| generation.deployment == *deployment);
         for generation in generations.into_iter().rev().take(GENERATIONS_SEARCHED) {
-            let Ok(manifest) = self.store.generation(&generation.manifest) else { continue };
+            let Ok(manifest) = self.course.store.generation(&generation.manifest) else { continue };
             let facts = DeploymentFacts::find(&manifest.extensions);
-            if facts.is_ok_and(|facts| facts.is_some_and(|facts| facts.run == self.name())) {
+            if facts.is_ok_and(|facts| facts.is_some_and(|facts| facts.run == self.course.name())) {
                 return Ok(Some(generation));
             }
         }
@@ -60,8 +61,8 @@ impl Runner<'_> {
             Ok(Member { name: report.member.clone(), artifact })
         });
         Ok(Generation {
-            deployment: self.state.plan.request.deployment.clone(),
-            started: UnixNanos(self.state.times.0),
+            deployment: self.course.state.plan.request.deployment.clone(),
+            started: UnixNanos(self.course.state.times.0),
             finished: UnixNanos::now(),
             members: members.collect::<Result<_, Error>>()?,
             missing: Vec::new(),
@@ -70,10 +71,10 @@ impl Runner<'_> {
     }
 
     fn facts(&self) -> DeploymentFacts {
-        let plan = &self.state.plan;
+        let plan = &self.course.state.plan;
         DeploymentFacts {
             schema: SCHEMA.to_owned(),
-            run: self.name().to_owned(),
+            run: self.course.name().to_owned(),
             executor: plan.request.executor.clone(),
             environment: plan.request.environment.clone(),
             root: Some(plan.root.clone()),
@@ -89,14 +90,14 @@ impl Runner<'_> {
     fn member_facts(&self, target: &Target) -> MemberFacts {
         let row = target.row.clone();
         // What the service said when the member was stopped is newer than the plan.
-        let seen = match self.state.of(Kind::Stop, &row.id) {
+        let seen = match self.course.state.of(Kind::Stop, &row.id) {
             Some((_, OperationState::Completed(Some(Receipt::Stopped { module_hash })))) => {
                 module_hash.clone()
             }
             _ => None,
         };
         MemberFacts {
-            snapshot: self.state.snapshot(&row.id).cloned(),
+            snapshot: self.course.state.snapshot(&row.id).cloned(),
             id: row.id,
             role: row.role,
             kind: row.kind,
@@ -108,11 +109,11 @@ impl Runner<'_> {
     }
 
     fn members(&self) -> Vec<MemberReport> {
-        let targets = self.state.plan.targets.iter();
+        let targets = self.course.state.plan.targets.iter();
         targets
             .filter_map(|target| {
                 let member = target.row.id.clone();
-                match self.state.of(Kind::VerifyArtifact, &member)?.1 {
+                match self.course.state.of(Kind::VerifyArtifact, &member)?.1 {
                     OperationState::Completed(Some(Receipt::Verified {
                         manifest,
                         algorithm,
@@ -138,13 +139,13 @@ impl Runner<'_> {
     /// Removes what a durable run leaves behind, and reports the run.
     pub(super) fn clean(&mut self) -> Result<Report, Error> {
         let left = self.remove_leftovers()?;
-        let Outcome::Durable { generation, manifest } = self.state.outcome.clone() else {
-            let (run, reason) = (self.name().to_owned(), "it was given up".to_owned());
+        let Outcome::Durable { generation, manifest } = self.course.state.outcome.clone() else {
+            let (run, reason) = (self.course.name().to_owned(), "it was given up".to_owned());
             return Err(Error::Abandoned { run, reason });
         };
         Ok(Report {
-            run: self.name().to_owned(),
-            deployment: self.state.plan.request.deployment.clone(),
+            run: self.course.name().to_owned(),
+            deployment: self.course.state.plan.request.deployment.clone(),
             generation,
             manifest,
             members: self.members(),
@@ -156,40 +157,28 @@ impl Runner<'_> {
     /// Removes snapshots from the service and staging from the disk, once; returns what could not
     /// be removed.
     pub(super) fn remove_leftovers(&mut self) -> Result<Vec<(String, String)>, Error> {
-        self.staging.remove(self.journal.run())?;
-        if self.state.cleaned {
-            self.journal.close(self.store.backend())?;
+        self.course.staging.remove(self.course.name())?;
+        if self.course.state.cleaned {
+            self.course.close()?;
             return Ok(Vec::new());
         }
         let mut snapshots = Vec::new();
-        if self.options.delete_snapshots && self.executor.capabilities().snapshots {
-            let made = self.state.plan.targets.iter().filter_map(|target| {
+        if self.course.options.delete_snapshots
+            && self.course.service.executor.capabilities().snapshots
+        {
+            let made = self.course.state.plan.targets.iter().filter_map(|target| {
                 let id = &target.row.id;
-                Some((id.clone(), self.state.snapshot(id)?.clone()))
+                Some((id.clone(), self.course.state.snapshot(id)?.clone()))
             });
             snapshots.extend(made);
-            snapshots.extend(self.state.discarded.iter().cloned());
+            snapshots.extend(self.course.state.discarded.iter().cloned());
         }
-        let (mut removed, mut failed) = (Vec::new(), Vec::new());
-        for (id, snapshot) in snapshots {
-            let Some(target) = self.state.plan.target(&id) else { continue };
-            let call = Call { lock: self.members.get(&id).cloned(), ..Call::new() };
-            let member = target.member();
-            match self.executor.delete(&member, &snapshot, &call) {
-                Ok(()) => removed.push((id, snapshot.id)),
-                Err(error) => {
-                    let still = self.executor.snapshots(&member, &call);
-                    if still.is_ok_and(|all| all.iter().all(|one| one.id != snapshot.id)) {
-                        removed.push((id, snapshot.id));
-                    } else {
-                        failed
-                            .push((format!("snapshot {} of {id}", snapshot.id), error.to_string()));
-                    }
-                }
-            }
-        }
-        self.record(Event::Cleaned { snapshots: removed, failed: failed.clone() })?;
-        self.journal.close(self.store.backend())?;
+        let with_row =
+            |(id, snapshot): (String, Snapshot)| Some((self.course.state.row(&id)?, snapshot));
+        let snapshots = snapshots.into_iter().filter_map(with_row).collect();
+        let (removed, failed) = self.course.service.delete(snapshots);
+        self.course.record(Event::Cleaned { snapshots: removed, failed: failed.clone() })?;
+        self.course.close()?;
         Ok(failed)
     }
 }

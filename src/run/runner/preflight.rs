@@ -2,10 +2,10 @@
 
 use super::{Error, Runner};
 use crate::clock::UnixNanos;
-use crate::run::event::{AuthorityReceipt, Event, PREFLIGHT_NANOS, Preflight, Proof};
-use crate::run::executor::{Call, Evidence, Executor, State};
+use crate::run::event::{AuthorityReceipt, Event, PREFLIGHT_NANOS, Preflight};
+use crate::run::executor::{Call, Executor, State};
 use crate::run::inventory::{Inventory, Row};
-use crate::run::plan::AuthorityNeeded;
+use crate::run::service::Rights;
 use crate::run::topology::topology_hash;
 
 /// Returns the members as the service has them now, or else as the plan has them.
@@ -26,10 +26,10 @@ impl Runner<'_> {
     pub(super) fn preflight(&mut self) -> Result<(), Error> {
         let valid_from = UnixNanos::now().0;
         self.check_topology()?;
-        let plan = &self.state.plan;
+        let plan = &self.course.state.plan;
         let mut authorities = Vec::with_capacity(plan.targets.len());
         for target in &plan.targets {
-            self.check()?;
+            self.course.check()?;
             authorities.push(self.authority(&target.member())?);
         }
         let receipt = Preflight {
@@ -40,15 +40,15 @@ impl Runner<'_> {
             valid_from,
             expires: valid_from.saturating_add(PREFLIGHT_NANOS),
         };
-        self.record(Event::Preflight { receipt })
+        self.course.record(Event::Preflight { receipt })
     }
 
     /// Compares the live topology with the plan's. The service's answers about the code of members
     /// count, where it gives any.
     pub(super) fn check_topology(&self) -> Result<(), Error> {
-        let plan = &self.state.plan;
-        let call = Call { interrupted: self.progress.interrupt_flag(), ..Call::new() };
-        let live = live_inventory(self.executor, &plan.inventory, &call)?;
+        let plan = &self.course.state.plan;
+        let call = Call { interrupted: self.course.progress.interrupt_flag(), ..Call::new() };
+        let live = live_inventory(self.course.service.executor, &plan.inventory, &call)?;
         let actual = topology_hash(live.rows()).hash;
         if actual == plan.topology_hash {
             return Ok(());
@@ -58,41 +58,24 @@ impl Runner<'_> {
 
     /// Says whether the accepted answers are too old to begin with.
     pub(super) fn is_preflight_expired(&self) -> bool {
-        let now = UnixNanos::now().0;
-        self.state
-            .preflight
-            .as_ref()
-            .is_none_or(|receipt| !(receipt.valid_from..receipt.expires).contains(&now))
+        !self.course.state.is_preflight_valid(UnixNanos::now().0)
     }
 
     fn authority(&self, member: &Row) -> Result<AuthorityReceipt, Error> {
-        let able = self.executor.capabilities();
-        let call = self.call(&member.id);
-        let authority = self.executor.authority(member, &call)?;
-        let needed = self.state.plan.request.authority;
-        let proof = |needs: bool, right, evidence: Evidence| match evidence {
-            _ if !needs => Ok(Proof::NotNeeded("the service has no such step".into())),
-            Evidence::Proven(text) => Ok(Proof::Proven(text)),
-            Evidence::Declared if needed == AuthorityNeeded::Declared => {
-                Ok(Proof::Declared("by the configuration".into()))
-            }
-            Evidence::Declared => Err(("is only declared".to_owned(), right)),
-            Evidence::NotProven(reason) => Err((reason, right)),
-        };
-        let refuse =
-            |(reason, right)| Error::Authority { member: member.id.clone(), right, reason };
-        let control =
-            proof(able.control, "to stop and start it", authority.control).map_err(refuse)?;
-        let read = proof(true, "to read its snapshots", authority.read).map_err(refuse)?;
+        let able = self.course.service.executor.capabilities();
+        let control = able.control.then_some("to stop and start it");
+        let rights = Rights { control, read: Some("to read its snapshots") };
+        let needed = self.course.state.plan.request.authority;
+        let receipt = self.course.service.authority(member, &rights, needed)?;
         if able.control {
-            self.check_member(member, &call)?;
+            self.check_member(member, &self.course.service.call(&member.id))?;
         }
-        Ok(AuthorityReceipt { member: member.id.clone(), control, read })
+        Ok(receipt)
     }
 
     /// Checks that a member runs, with the code that is expected.
     fn check_member(&self, member: &Row, call: &Call) -> Result<(), Error> {
-        let status = self.executor.status(member, call)?;
+        let status = self.course.service.executor.status(member, call)?;
         let refuse = |reason| Err(Error::Member { member: member.id.clone(), reason });
         if let (Some(expected), Some(actual)) = (&member.module_hash, &status.module_hash)
             && expected != actual
@@ -102,7 +85,7 @@ impl Runner<'_> {
         match status.state {
             State::Running => Ok(()),
             // What this very run had stopped and could not start is stopped still.
-            State::Stopped | State::Stopping if self.state.restarted => Ok(()),
+            State::Stopped | State::Stopping if self.course.state.restarted => Ok(()),
             State::Stopped => refuse("is stopped; a run would start it in the end".into()),
             State::Stopping => refuse("is stopping, and this run has not told it to".into()),
             State::Unknown => refuse("the service does not say whether it runs".into()),

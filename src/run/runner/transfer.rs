@@ -48,8 +48,8 @@ impl Runner<'_> {
     pub(super) fn transfer(&mut self) -> Result<(), Error> {
         self.lose_missing()?;
         let (mut waiting, mut jobs) = (Vec::new(), VecDeque::new());
-        for (_, member) in self.open(Kind::VerifyArtifact) {
-            match self.state.artifact(&member.id) {
+        for (_, member) in self.course.open(Kind::VerifyArtifact) {
+            match self.course.state.artifact(&member.id) {
                 ArtifactState::Downloaded { path, .. } => {
                     waiting.push(Waiting { member, path: PathBuf::from(path) });
                 }
@@ -58,14 +58,14 @@ impl Runner<'_> {
         }
         let mut failures = Vec::new();
         let (sender, receiver) = channel();
-        let executor = self.executor;
+        let executor = self.course.service.executor;
         std::thread::scope(|scope| {
             let mut active = 0;
             loop {
-                let stopping = self.progress.is_interrupted() || !failures.is_empty();
-                while !stopping && active < self.options.concurrency && !jobs.is_empty() {
+                let stopping = self.course.progress.is_interrupted() || !failures.is_empty();
+                while !stopping && active < self.course.options.concurrency && !jobs.is_empty() {
                     let Some(job) = jobs.pop_front() else { break };
-                    self.begin(vec![job.operation], None)?;
+                    self.course.begin(vec![job.operation], None)?;
                     let sender = sender.clone();
                     scope.spawn(move || fetch(executor, job, &sender));
                     active += 1;
@@ -84,21 +84,22 @@ impl Runner<'_> {
             }
             Ok::<_, Error>(())
         })?;
-        self.check()?;
+        self.course.check()?;
         if failures.is_empty() { Ok(()) } else { Err(Error::Operations { failures }) }
     }
 
     /// Downloads again what an earlier process had staged and is gone, as all of it is if the machine
     /// went down since: what was not synced may have been lost, and nothing would show it.
     fn lose_missing(&mut self) -> Result<(), Error> {
-        self.staging.open_run(self.journal.run())?;
-        let open = self.open(Kind::VerifyArtifact).into_iter();
+        self.course.staging.open_run(self.course.name())?;
+        let open = self.course.open(Kind::VerifyArtifact).into_iter();
         let lost = open.filter_map(|(_, member)| {
-            let ArtifactState::Downloaded { path, staged: true } = self.state.artifact(&member.id)
+            let ArtifactState::Downloaded { path, staged: true } =
+                self.course.state.artifact(&member.id)
             else {
                 return None;
             };
-            let (operation, _) = self.state.of(Kind::DownloadSnapshot, &member.id)?;
+            let (operation, _) = self.course.state.of(Kind::DownloadSnapshot, &member.id)?;
             (!staging::is_there(Path::new(&path))).then_some(operation.sequence)
         });
         let operations: Vec<u32> = lost.collect();
@@ -106,19 +107,20 @@ impl Runner<'_> {
             return Ok(());
         }
         let reason = "gone, or the machine was started anew since".into();
-        self.record(Event::Lost { operations, reason })
+        self.course.record(Event::Lost { operations, reason })
     }
 
     fn job(&self, member: Row) -> Result<Job, Error> {
         let (operation, _) = self
+            .course
             .state
             .of(Kind::DownloadSnapshot, &member.id)
             .ok_or_else(|| Error::Inventory(format!("{} has no download", member.id)))?;
         Ok(Job {
             operation: operation.sequence,
-            snapshot: self.state.snapshot(&member.id).cloned(),
-            staging: self.staging.member(self.journal.run(), &member.id)?,
-            call: self.call(&member.id),
+            snapshot: self.course.state.snapshot(&member.id).cloned(),
+            staging: self.course.staging.member(self.course.name(), &member.id)?,
+            call: self.course.service.call(&member.id),
             member,
         })
     }
@@ -148,13 +150,12 @@ impl Runner<'_> {
         match result {
             Ok((path, staged, checks)) => {
                 let text = path.to_string_lossy().into_owned();
-                self.complete(operation, Receipt::Downloaded { path: text, staged, checks })?;
+                self.course
+                    .complete(operation, Receipt::Downloaded { path: text, staged, checks })?;
                 waiting.push(Waiting { member, path });
             }
             Err(error) => {
-                let reason = error.to_string();
-                self.record(Event::Failed { operation, reason: reason.clone() })?;
-                failures.push((format!("download-{}", member.id), reason));
+                failures.push(self.course.failed(operation, error.to_string())?);
             }
         }
         Ok(())
@@ -171,13 +172,13 @@ impl Runner<'_> {
         }
         let mut operations = Vec::with_capacity(batch.len());
         for one in &batch {
-            let (operation, _) = self
-                .state
-                .of(Kind::VerifyArtifact, &one.member.id)
-                .ok_or_else(|| Error::Inventory(format!("{} is not verified", one.member.id)))?;
+            let (operation, _) =
+                self.course.state.of(Kind::VerifyArtifact, &one.member.id).ok_or_else(|| {
+                    Error::Inventory(format!("{} is not verified", one.member.id))
+                })?;
             operations.push(operation.sequence);
         }
-        self.begin(operations.clone(), None)?;
+        self.course.begin(operations.clone(), None)?;
         let sources: Vec<MemberSource> = batch
             .into_iter()
             .map(|one| MemberSource { member: one.member.id, path: one.path })
@@ -189,13 +190,12 @@ impl Runner<'_> {
         });
         let completed: Vec<_> = completed.collect();
         if !completed.is_empty() {
-            self.record(Event::Completed { operations: completed })?;
+            self.course.record(Event::Completed { operations: completed })?;
         }
         for (member, reason) in failed {
             if let Some(at) = of(&member) {
-                self.record(Event::Failed { operation: operations[at], reason: reason.clone() })?;
+                failures.push(self.course.failed(operations[at], reason)?);
             }
-            failures.push((format!("verify-{member}"), reason));
         }
         Ok(())
     }
@@ -206,10 +206,11 @@ impl Runner<'_> {
         &mut self,
         sources: &[MemberSource],
     ) -> Result<(Vec<(String, Receipt)>, Vec<(String, String)>), Error> {
-        let store: &Store = self.store;
-        let deployment = &self.state.plan.request.deployment;
+        let store: &Store = self.course.store;
+        let deployment = &self.course.state.plan.request.deployment;
         let previous = store.previous_artifacts(deployment, sources)?;
-        let staged = store.ingest(sources, &previous, &self.options.ingest, self.progress)?;
+        let staged =
+            store.ingest(sources, &previous, &self.course.options.ingest, self.course.progress)?;
         add(&mut self.stats, staged.stats());
         let durable = staged.verify()?.promote()?;
         let failed = durable.failed.iter().map(|(member, faults)| {
@@ -217,7 +218,7 @@ impl Runner<'_> {
             (member.clone(), reason)
         });
         let failed: Vec<_> = failed.collect();
-        let progress = self.progress.part();
+        let progress = self.course.progress.part();
         let read = durable.artifacts.par_iter().map(|artifact| {
             let at = sources.iter().position(|source| source.member == artifact.member);
             let known = at.and_then(|at| previous[at].as_ref());
@@ -244,7 +245,7 @@ impl Runner<'_> {
     /// Reads back artifacts that an earlier process of this run had verified: since then nobody has
     /// held a lease for them.
     pub(super) fn read_back_earlier(&mut self) -> Result<(), Error> {
-        let manifests: Vec<String> = self.state.manifests().map(str::to_owned).collect();
+        let manifests: Vec<String> = self.course.state.manifests().map(str::to_owned).collect();
         for manifest in manifests {
             if self.read_back.contains(&manifest) {
                 continue;
@@ -252,7 +253,7 @@ impl Runner<'_> {
             let digest: Digest = manifest
                 .parse()
                 .map_err(|_| Error::Inventory(format!("{manifest} is no digest")))?;
-            self.store.read_back(&digest, None, &self.progress.part())?;
+            self.course.store.read_back(&digest, None, &self.course.progress.part())?;
             self.read_back.insert(manifest);
         }
         Ok(())
