@@ -238,7 +238,7 @@ fn every_difference_is_found() {
         let change = |metadata: &mut Value| metadata[field] = value.clone();
         write_metadata(tree, &change, &chunks);
     };
-    let damages: [Damage; 26] = [
+    let damages: [Damage; 27] = [
         ("SHA-256 of wasm_module.bin is", &|tree| drop(tree.file("wasm_module.bin", "modulo"))),
         ("wasm_module.bin has 7 bytes", &|tree| drop(tree.file("wasm_module.bin", "modules"))),
         ("wasm_memory.bin has 999 bytes, and metadata.json says 1000", &|tree| {
@@ -282,6 +282,10 @@ fn every_difference_is_found() {
         ("wasm_chunk_store: it is of a kind", &|tree| {
             std::fs::rename(tree.below("wasm_chunk_store"), tree.below("../elsewhere")).unwrap();
             tree.symlink("wasm_chunk_store", "../elsewhere");
+        }),
+        (".bin: ", &|tree| {
+            std::fs::rename(tree.below(&one), tree.below("../one")).unwrap();
+            tree.symlink(&one, "../../one");
         }),
         ("more: it is of a kind", &|tree| tree.dir("more")),
     ];
