@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::support::{part_argument, part_name};
-use crate::{executors, hostile, kill, writers};
+use crate::{executors, fleet_of_canisters, hostile, kill, writers};
 
 /// Not a test of its own: what a child does that a test has started for a purpose.
 #[test]
@@ -21,6 +21,7 @@ fn plays_its_part() {
         "killed in restore" => {
             kill::play_restore(Path::new(&argument(0)), Path::new(&argument(1)), &argument(2));
         }
+        "killed in a run" => fleet_of_canisters::play_run(Path::new(&argument(0)), &argument(1)),
         "runner of a command" => {
             let paths = [argument(0), argument(1), argument(2)];
             let [lock, ready, go] = paths.each_ref().map(Path::new);

@@ -1,6 +1,7 @@
 //! The integration tests: one binary, so that it links once.
 
 #![expect(clippy::pedantic, reason = "tests say things the short way")]
+#![allow(clippy::result_large_err, clippy::type_complexity, reason = "tests name things once")]
 
 mod bad_input;
 mod canic;
@@ -13,6 +14,7 @@ mod every_bit;
 mod every_kind;
 mod executors;
 mod faults;
+mod fleet_of_canisters;
 mod fleet_of_directories;
 mod format;
 mod full_disk;
