@@ -61,7 +61,7 @@ pub(super) fn run(
     collector.drop_from_index(&plan.work.stale)?;
     let condemned = prune.condemn(basis, matches!(alone, Alone::Not))?;
     if let (Some((number, list)), Alone::Throughout(_)) = (condemned, &alone) {
-        Collector::new(&mut prune).collect(number, &list, &HashSet::new())?;
+        Collector::new(&mut prune).collect(number, &list, (&HashSet::new(), &[]))?;
     }
     prune.clean()?;
     Ok(prune.report)

@@ -5,19 +5,18 @@ use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use super::apply::Prune;
+use super::sparing::{Sparing, can_return};
 use super::{PruneReport, PutOff};
 use crate::clock::UnixNanos;
 use crate::digest::Digest;
 use crate::format::pack::Content;
 use crate::format::record::{CommitNumber, Event, GenerationName};
 use crate::format::removal::List;
-use crate::index::{self, Location, Snapshot};
+use crate::index;
 use crate::lease::{self, Lease};
-use crate::log::Collection;
+use crate::log::{Collection, Generation};
 use crate::store::history::check_known;
-use crate::store::keeping::removal_key;
-use crate::store::reach::{Reach, walk_artifact};
-use crate::store::{Error, PageFault, Store, manifest_key};
+use crate::store::{Error, manifest_key};
 use crate::{backend, pack};
 
 /// Longest wait for another process that keeps the index.
@@ -44,7 +43,7 @@ impl<'p, 'a> Collector<'p, 'a> {
         for collection in open.into_iter().filter(|collection| collection.is_certain) {
             let read = self.prune.store.removal_list(&collection.list);
             match read {
-                Ok(list) => self.sweep(collection.number, collection.list, &list)?,
+                Ok(list) => self.sweep(collection.number, &list)?,
                 Err(Error::Backend(error)) if !error.is_damage() => return Err(error.into()),
                 // Nobody else removes anything while this holds the lock, and nobody knows what is
                 // left: it counts as there again.
@@ -68,19 +67,20 @@ impl<'p, 'a> Collector<'p, 'a> {
             let open = state.condemned().iter().find(|condemned| condemned.number == due.number);
             let Some(list) = open.map(|condemned| condemned.list) else { continue };
             let list = self.prune.store.removal_list(&list)?;
-            if !self.collect(due.number, &list, &due.spared)? {
+            if !self.collect(due.number, &list, (&due.spared, &due.can_return))? {
                 break;
             }
         }
         Ok(())
     }
 
-    /// Collects what one record condemned, but what is spared; `false` if it was put off.
+    /// Collects what one record condemned, but what is spared; `false` if it was put off. What
+    /// `can_return` needs was looked at.
     pub fn collect(
         &mut self,
         condemned: CommitNumber,
         list: &List,
-        spared: &HashSet<Digest>,
+        (spared, can_return): (&HashSet<Digest>, &[GenerationName]),
     ) -> Result<bool, Error> {
         self.prune.progress.check()?;
         let backend = self.prune.store.backend();
@@ -97,62 +97,56 @@ impl<'p, 'a> Collector<'p, 'a> {
         // What these need is marked.
         let kept = self.prune.plan.kept.iter();
         let mut looked_at: HashSet<_> = kept.map(|kept| kept.generation.name()).collect();
-        let (number, id, rest) = loop {
-            self.look_again(list, &mut looked_at, &mut spared)?;
+        looked_at.extend(can_return.iter().cloned());
+        let (number, rest) = loop {
+            self.look_again(condemned, list, &mut looked_at, &mut spared)?;
             let rest = without(list, &spared);
             let id = self.prune.put_list(&rest)?;
             let event = Event::Collect { condemned, list: id };
             let now = UnixNanos::now();
             if let Some(number) = self.prune.log.try_append(backend, now, event)? {
-                break (number, id, rest);
+                break (number, rest);
             }
             check_known(&self.prune.log)?;
         };
         drop(no_readers);
         self.report().spared += (list.len() - rest.len()) as u64;
-        self.sweep(number, id, &rest)?;
+        self.sweep(number, &rest)?;
         Ok(true)
     }
 
-    /// Looks at what became visible since the marks were made, and spares what that needs.
+    /// Looks at what can be seen or brought back and was not looked at before, and spares what that
+    /// needs.
     fn look_again(
         &mut self,
+        condemned: CommitNumber,
         list: &List,
         looked_at: &mut HashSet<GenerationName>,
         spared: &mut HashSet<Digest>,
     ) -> Result<(), Error> {
-        let store = self.prune.store;
-        let visible = self.prune.log.generations();
-        let mut walk = None;
-        for generation in visible {
-            if !looked_at.insert(generation.name()) {
-                continue;
+        let (store, log, none) = (self.prune.store, &self.prune.log, HashSet::new());
+        let visible = log.generations();
+        let new: Vec<_> =
+            visible.iter().filter(|found| !looked_at.contains(&found.name())).collect();
+        if !new.is_empty() {
+            let mut sparing = Sparing::new(store, list, &none)?;
+            for generation in &new {
+                sparing.visible(generation)?;
             }
-            let walk = match &mut walk {
-                Some(walk) => walk,
-                None => walk.insert(Sparing::new(store, list)?),
-            };
-            walk.manifest(&generation.manifest);
-            for member in store.generation(&generation.manifest)?.members {
-                walk.manifest(&member.artifact);
-                walk_artifact(store, &store.artifact(&member.artifact)?, walk);
-            }
+            spared.extend(sparing.spared()?);
         }
-        let Some(walk) = walk else { return Ok(()) };
-        if let Some(fault) = walk.fault {
-            return Err(fault.into());
+        looked_at.extend(new.iter().map(|found| found.name()));
+        let mut can_return = can_return(log, condemned);
+        can_return.retain(|found| !looked_at.contains(&found.name()));
+        if !can_return.is_empty() {
+            spared.extend(Sparing::of_forgotten(store, list, &none, &can_return)?);
+            looked_at.extend(can_return.iter().map(Generation::name));
         }
-        if let Some(digest) = walk.lost {
-            // Its pack may be back tomorrow, and what it needs is not known.
-            let (what, reason) = (format!("chunk {digest}"), "it is in no pack".to_owned());
-            return Err(Error::NotKnown { what, reason });
-        }
-        spared.extend(walk.spared);
         Ok(())
     }
 
     /// Removes everything that a collection lists, and says so.
-    fn sweep(&mut self, number: CommitNumber, id: Digest, list: &List) -> Result<(), Error> {
+    fn sweep(&mut self, number: CommitNumber, list: &List) -> Result<(), Error> {
         let store = self.prune.store;
         let gone: Vec<_> = list.packs.iter().chain(&list.pages).copied().collect();
         self.drop_from_index(&gone)?;
@@ -172,9 +166,8 @@ impl<'p, 'a> Collector<'p, 'a> {
             report.removed_objects += 1;
             report.removed_bytes += bytes;
         }
+        // The list goes when nothing else names it: two condemnations may have the same.
         self.prune.append(Event::Collected { collect: number })?;
-        // What is left of the lists, the next prune removes.
-        store.backend().delete(&removal_key(&id))?;
         Ok(())
     }
 
@@ -209,91 +202,4 @@ impl<'p, 'a> Collector<'p, 'a> {
 fn without(list: &List, spared: &HashSet<Digest>) -> List {
     let rest = |ids: &[Digest]| ids.iter().filter(|id| !spared.contains(*id)).copied().collect();
     List { packs: rest(&list.packs), pages: rest(&list.pages), manifests: rest(&list.manifests) }
-}
-
-/// Finds out what of a list a generation needs.
-struct Sparing {
-    index: Snapshot,
-    listed: HashSet<Digest>,
-    pages: HashSet<Digest>,
-    spared: HashSet<Digest>,
-    fault: Option<PageFault>,
-    lost: Option<Digest>,
-}
-
-impl Sparing {
-    fn new(store: &Store, list: &List) -> Result<Self, Error> {
-        // The packs of whoever committed meanwhile are in segments that are new too.
-        let index = store.fresh_index()?.snapshot();
-        let listed = list.packs.iter().chain(&list.pages).chain(&list.manifests).copied();
-        Ok(Self {
-            index,
-            listed: listed.collect(),
-            pages: HashSet::new(),
-            spared: HashSet::new(),
-            fault: None,
-            lost: None,
-        })
-    }
-
-    fn manifest(&mut self, id: &Digest) {
-        if self.listed.contains(id) {
-            self.spared.insert(*id);
-        }
-    }
-
-    fn is_good(&self, location: &Location) -> bool {
-        !self.index.is_absent(location) && !self.listed.contains(&location.pack.id)
-    }
-
-    /// Says whether a chunk can be had without anything that is listed.
-    fn is_elsewhere(&self, digest: &Digest) -> bool {
-        let base_is_elsewhere = |base: &Digest| {
-            let mut places = self.index.locations(base);
-            places.any(|place| place.record.base.is_none() && self.is_good(&place))
-        };
-        self.index.locations(digest).any(|place| {
-            self.is_good(&place) && place.record.base.as_ref().is_none_or(base_is_elsewhere)
-        })
-    }
-
-    /// Spares a pack that has the chunk, and one that has its base.
-    fn spare(&mut self, digest: &Digest) {
-        let index = self.index.clone();
-        let there = |place: &Location| !index.is_absent(place);
-        let base_of = |base: &Digest| {
-            let mut places = index.locations(base);
-            places.find(|place| place.record.base.is_none() && there(place))
-        };
-        for place in index.locations(digest).filter(there) {
-            let base = match place.record.base {
-                None => None,
-                Some(base) => match base_of(&base) {
-                    Some(found) => Some(found),
-                    None => continue,
-                },
-            };
-            let packs = [Some(place), base].into_iter().flatten().map(|place| place.pack.id);
-            self.spared.extend(packs.filter(|id| self.listed.contains(id)));
-            return;
-        }
-        self.lost.get_or_insert(*digest);
-    }
-}
-
-impl Reach for Sparing {
-    fn page(&mut self, digest: &Digest) -> bool {
-        self.chunk(digest);
-        self.pages.insert(*digest)
-    }
-
-    fn chunk(&mut self, digest: &Digest) {
-        if !self.is_elsewhere(digest) {
-            self.spare(digest);
-        }
-    }
-
-    fn fault(&mut self, fault: PageFault) {
-        self.fault.get_or_insert(fault);
-    }
 }

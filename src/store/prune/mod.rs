@@ -15,6 +15,7 @@ mod plan;
 mod retention;
 mod rewrite;
 mod select;
+mod sparing;
 mod survey;
 
 use std::collections::HashSet;
@@ -113,8 +114,10 @@ pub struct Due {
     pub objects: u64,
     /// Their length, in bytes.
     pub bytes: u64,
-    /// Those that something needs again.
+    /// Those that something needs again, or that something needs that can still be brought back.
     spared: HashSet<Digest>,
+    /// Generations that can be brought back even when this is collected.
+    can_return: Vec<GenerationName>,
 }
 
 /// Objects that were condemned by an earlier prune and have to wait.

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::marks::{Marking, Marks, Purpose};
 use super::retention::KeptBy;
+use super::sparing::{Sparing, can_return};
 use super::survey::Survey;
 use super::{Due, Kept, PruneOptions, PrunePlan, Waiting, select};
 use crate::clock::UnixNanos;
@@ -62,7 +63,7 @@ pub(super) fn make(
     survey.lost_count += missing.1;
     survey.lost.extend(missing.0);
     let selection = select::select(&known, &survey, (&needed, &explained), options);
-    let (due, waiting) = due(&known, &survey, &needed, options);
+    let (due, waiting) = due(store, &known, (&survey, &needed, &forgotten), options)?;
     Ok(PrunePlan {
         position: known.log.position(),
         kept,
@@ -310,35 +311,42 @@ fn not_known(id: &Digest, error: &Error) -> Error {
 }
 
 /// Says what of the open condemnations is due, and what of it is spared because something needs it
-/// again.
+/// again or can still be brought back: what is forgotten now can.
 fn due(
+    store: &Store,
     known: &Known,
-    survey: &Survey,
-    needed: &HashSet<Digest>,
+    (survey, needed, forgotten): (&Survey, &HashSet<Digest>, &[Generation]),
     options: &PruneOptions,
-) -> (Vec<Due>, Vec<Waiting>) {
+) -> Result<(Vec<Due>, Vec<Waiting>), Error> {
     let (mut due, mut waiting) = (Vec::new(), Vec::new());
+    // Packs of those before: what is in two condemned packs must not go with both.
+    let mut gone = HashSet::new();
     for (condemnation, list) in &known.condemned {
         let from = condemnation.time.0.saturating_add(options.grace_nanos);
         let length = |id: &Digest| known.packs.get(id).map_or(0, |pack| pack.bytes);
-        let spared: HashSet<Digest> = list
+        let mut can_return = can_return(&known.log, condemnation.number);
+        can_return.extend_from_slice(forgotten);
+        let mut spared = Sparing::of_forgotten(store, list, &gone, &can_return)?;
+        let is_needed = list
             .packs
             .iter()
             .chain(&list.pages)
             .filter(|id| survey.packs.get(id).is_some_and(|held| held.live_chunks > 0))
-            .chain(list.manifests.iter().filter(|id| needed.contains(*id)))
-            .copied()
-            .collect();
+            .chain(list.manifests.iter().filter(|id| needed.contains(*id)));
+        spared.extend(is_needed);
         let packs = list.packs.iter().chain(&list.pages).filter(|id| !spared.contains(*id));
         let manifests = list.manifests.iter().filter(|id| !spared.contains(*id));
         let bytes = packs.map(length).sum::<u64>()
             + manifests.filter_map(|id| known.manifests.get(id)).sum::<u64>();
         if from <= known.now.0 {
             let (number, objects) = (condemnation.number, (list.len() - spared.len()) as u64);
-            due.push(Due { number, objects, bytes, spared });
+            let can_return = can_return.iter().map(Generation::name).collect();
+            let packs = list.packs.iter().chain(&list.pages).filter(|id| !spared.contains(*id));
+            gone.extend(packs.copied());
+            due.push(Due { number, objects, bytes, spared, can_return });
         } else {
             waiting.push(Waiting { condemned: condemnation.time, due: UnixNanos(from), bytes });
         }
     }
-    (due, waiting)
+    Ok((due, waiting))
 }

@@ -107,6 +107,25 @@ fn what_was_forgotten_comes_back_until_it_is_collected() {
     assert_eq!(history.assert_restores(&open(backend)), [1, 2, 4, 5]);
 }
 
+/// Forgotten, brought back and forgotten again: what the first time condemned is collected by the
+/// prune that forgets the second time, which can still be undone.
+#[test]
+fn what_was_forgotten_twice_can_be_brought_back_twice() {
+    let (backend, store) = memory_store();
+    let history = five_generations(&store, "orders", 1);
+    for _ in 0..3 {
+        prune(&store, &keep_last(2));
+        store.undo(&[]).unwrap();
+        assert_eq!(history.assert_restores(&open(backend.clone())), [1, 2, 3, 4, 5]);
+        assert_clean(&open(backend.clone()));
+    }
+    prune_all(&store, &keep_last(2));
+    let error = store.undo(&[name("orders", 1)]).unwrap_err();
+    assert!(matches!(error, Error::Forgotten { can_return: false, .. }), "{error}");
+    assert_eq!(keys(&backend, "removals"), []);
+    assert_eq!(keys(&backend, "manifests").len(), 4);
+}
+
 #[test]
 fn a_pin_keeps_whatever_a_policy_says_and_must_go_before_the_generation() {
     let (_, store) = memory_store();
