@@ -67,23 +67,12 @@ struct Done<'r> {
     notes: &'r [String],
 }
 
-/// Environment variable without which nothing is removed, until prune is proven.
-const UNPROVEN: &str = "STRONGROOM_PRUNE_UNPROVEN";
-
 /// Runs the command.
 ///
 /// # Errors
 /// What is needed is not known, another prune is at work, the storage failed, or the work was
 /// interrupted.
 pub fn run(args: &Prune, context: &Context) -> Result<Exit, Failure> {
-    if args.apply && std::env::var_os(UNPROVEN).is_none() {
-        let text = "prune: --apply is held back in this version, because a randomized test has found \
-                    generations that it damaged; nothing was done";
-        let hint = format!(
-            "without --apply the plan is shown; {UNPROVEN}=1 lets it work on a copy of a store"
-        );
-        return Err(Failure::failed(text).with_hint(hint));
-    }
     let failed = |error| failure(context, error);
     let options = options(args).map_err(failed)?;
     let store = if args.apply { context.open_to_write()? } else { context.open()? };

@@ -236,9 +236,6 @@ impl Store {
     /// Executes a plan. If it is interrupted in any way, the store is whole, and the next prune goes
     /// on.
     ///
-    /// Not proven yet: a randomized test has ended with visible generations that lacked objects (see
-    /// decision 13). Use it on copies of stores only; the command holds it back.
-    ///
     /// # Errors
     /// [`Error::Moved`] if the store was changed since the plan was made; another prune is at work;
     /// with no grace period, somebody writes to the store; the storage failed; the work was

@@ -11,7 +11,6 @@ use crate::support::{Tree, noise, temp};
 
 fn strongroom(store: &Path, line: &str) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_strongroom"));
-    command.env("STRONGROOM_PRUNE_UNPROVEN", "1");
     command.args(line.split_whitespace()).env("STRONGROOM_STORE", store).env("NO_COLOR", "1");
     command.stdin(Stdio::null()).output().unwrap()
 }
@@ -150,14 +149,4 @@ fn damage_ends_with_its_code_and_changes_nothing() {
     let said = ends_with(4, &store, "prune --keep-last 1 --apply");
     assert!(said.contains("cannot be read, so it is not known"), "{said}");
     assert!(said.contains("verify --structure"), "{said}");
-}
-
-#[test]
-fn nothing_is_removed_without_the_consent_to_what_is_unproven() {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_strongroom"));
-    command.env_remove("STRONGROOM_PRUNE_UNPROVEN");
-    command.args(["prune", "--keep-last", "1", "--apply", "--store", "/nonexistent"]);
-    let output = command.output().unwrap();
-    assert_eq!(output.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("held back"));
 }

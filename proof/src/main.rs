@@ -1,0 +1,59 @@
+//! Proves that a store keeps what it promises, with the real command and the real library: each
+//! subcommand tries one kind of accident many times, and ends with 1 if one of them lost anything.
+//!
+//! | module | what |
+//! |---|---|
+//! | `scene` | a small store with everything in it, and what it must hold |
+//! | `tool` | the command, run as people run it |
+//! | `report` | what was tried and found, a row of a table each |
+
+mod report;
+mod scene;
+mod tool;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use report::Row;
+use tool::Tool;
+
+/// Tries accidents on a store, and says what they did.
+#[derive(Parser)]
+struct Args {
+    /// The command to be tried.
+    #[arg(long, global = true, default_value = "target/release/strongroom")]
+    strongroom: PathBuf,
+    /// A file to which the row of the table is appended.
+    #[arg(long, global = true)]
+    table: Option<PathBuf>,
+    #[command(subcommand)]
+    proof: Proof,
+}
+
+#[derive(Subcommand)]
+enum Proof {
+    /// Backs up, reads and compares without any accident, and sees what is made wrong on purpose.
+    Scene,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let result = run(&args);
+    match result.and_then(|row| row.publish(args.table.as_deref()).map(|()| row)) {
+        Ok(row) if row.is_proven() => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::from(1),
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(args: &Args) -> anyhow::Result<Row> {
+    let tool = Tool::new(&args.strongroom)?;
+    match args.proof {
+        Proof::Scene => scene::prove(&tool),
+    }
+}
