@@ -3,13 +3,21 @@
 //!
 //! | module | what |
 //! |---|---|
+//! | `changes` | which system calls change what is on disk |
+//! | `faults` | system calls that fail, full disks, disks that become read-only |
+//! | `kills` | the command killed at every system call |
+//! | `tracer` | a command whose system calls are seen, fail, or are its last |
 //! | `scene` | a small store with everything in it, and what it must hold |
 //! | `tool` | the command, run as people run it |
 //! | `report` | what was tried and found, a row of a table each |
 
+mod changes;
+mod faults;
+mod kills;
 mod report;
 mod scene;
 mod tool;
+mod tracer;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -36,6 +44,18 @@ struct Args {
 enum Proof {
     /// Backs up, reads and compares without any accident, and sees what is made wrong on purpose.
     Scene,
+    /// Lets every system call that changes something fail in every way.
+    Faults {
+        /// Only every so manyth call.
+        #[arg(long, default_value_t = 1)]
+        step: u64,
+    },
+    /// Kills the command at every system call of a backup, a prune and a restore.
+    Kills {
+        /// About how many.
+        #[arg(long, default_value_t = 6000)]
+        kills: u64,
+    },
 }
 
 fn main() -> ExitCode {
@@ -55,5 +75,7 @@ fn run(args: &Args) -> anyhow::Result<Row> {
     let tool = Tool::new(&args.strongroom)?;
     match args.proof {
         Proof::Scene => scene::prove(&tool),
+        Proof::Faults { step } => faults::prove(&tool, step),
+        Proof::Kills { kills } => kills::prove(&tool, kills),
     }
 }

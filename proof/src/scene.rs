@@ -144,18 +144,29 @@ impl Source {
 
     /// Reads it as it is now.
     pub fn files(&self) -> anyhow::Result<Files> {
-        let mut files = Files::new();
-        for folder in [self.path.clone(), self.path.join("of")] {
-            for item in fs::read_dir(folder)? {
-                let path = item?.path();
-                if path.is_file() {
-                    let name = path.strip_prefix(&self.path)?.to_string_lossy().into_owned();
-                    files.insert(name, fs::read(&path)?);
-                }
+        files(&self.path)
+    }
+}
+
+/// Reads the files of a source, or of what was restored.
+pub fn files(source: &Path) -> anyhow::Result<Files> {
+    let mut files = Files::new();
+    for folder in [source.to_owned(), source.join("of")] {
+        for item in fs::read_dir(folder)? {
+            let path = item?.path();
+            if path.is_file() {
+                let name = path.strip_prefix(source)?.to_string_lossy().into_owned();
+                files.insert(name, fs::read(&path)?);
             }
         }
-        Ok(files)
     }
+    Ok(files)
+}
+
+/// A folder in memory if there is one: what is tried there is tried faster.
+pub fn fast_dir() -> PathBuf {
+    let shared = PathBuf::from("/dev/shm");
+    if shared.is_dir() { shared } else { std::env::temp_dir() }
 }
 
 /// A store of some generations, made by the command, and what it holds.

@@ -4,7 +4,7 @@
 //! by fan-out folder. Whatever cannot be an object's name is skipped; whatever has such a name and
 //! cannot be examined fails the listing, because a shorter list would be taken for evidence.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use rustix::fs::{AtFlags, Dir, FileType, Stat};
 use rustix::io::Errno;
@@ -30,14 +30,17 @@ pub(super) fn list(root: &Root, folder: &str, each: &mut dyn FnMut(Key, u64)) ->
         }
     }
     let mut pending = vec![Visit::Folder(folder.to_owned())];
+    let mut packs = None;
     while let Some(visit) = pending.pop() {
-        match visit {
-            Visit::Object(key, bytes) => each(key, bytes),
-            Visit::Folder(folder) if folder == PACKS => {
+        match (visit, &packs) {
+            (Visit::Object(key, bytes), _) => each(key, bytes),
+            (Visit::Folder(folder), _) if folder == PACKS => {
+                packs = root.find_folder(PACKS)?;
                 pending.extend((0..=u8::MAX).rev().map(Visit::FanOut));
             }
-            Visit::Folder(folder) => pending.extend(folder_entries(root, &folder)?),
-            Visit::FanOut(byte) => pending.extend(pack_entries(root, byte)?),
+            (Visit::Folder(folder), _) => pending.extend(folder_entries(root, &folder)?),
+            (Visit::FanOut(byte), Some(packs)) => pending.extend(pack_entries(root, packs, byte)?),
+            (Visit::FanOut(_), None) => {}
         }
     }
     Ok(())
@@ -45,8 +48,9 @@ pub(super) fn list(root: &Root, folder: &str, each: &mut dyn FnMut(Key, u64)) ->
 
 /// Returns what is in a folder of keys, last first.
 fn folder_entries(root: &Root, folder: &str) -> Result<Vec<Visit>, Error> {
+    let Some(opened) = root.find_folder(folder)? else { return Ok(Vec::new()) };
     let mut found = Vec::new();
-    visit_names(root, folder, |opened, name| {
+    visit_names(root, folder, opened, |opened, name| {
         let path = if folder.is_empty() { name.to_owned() } else { format!("{folder}/{name}") };
         let Ok(key) = Key::new(path.as_str()) else {
             return Ok(());
@@ -66,12 +70,16 @@ fn folder_entries(root: &Root, folder: &str) -> Result<Vec<Visit>, Error> {
     Ok(found.into_iter().map(|(_, visit)| visit).collect())
 }
 
-/// Returns the packs of one fan-out folder, last first.
-fn pack_entries(root: &Root, byte: u8) -> Result<Vec<Visit>, Error> {
+/// Returns the packs of one fan-out folder, last first. `packs` is the folder above it: opened once,
+/// because there are 256 below it however small the store is.
+fn pack_entries(root: &Root, packs: &OwnedFd, byte: u8) -> Result<Vec<Visit>, Error> {
     let prefix = format!("{byte:02x}");
     let folder = format!("{PACKS}/{prefix}");
+    let Some(opened) = root.find_folder_in(packs, &prefix, &folder)? else {
+        return Ok(Vec::new());
+    };
     let mut found = Vec::new();
-    visit_names(root, &folder, |opened, name| {
+    visit_names(root, &folder, opened, |opened, name| {
         if !is_pack_name(name) || !name.starts_with(&prefix) {
             return Ok(());
         }
@@ -93,22 +101,27 @@ fn pack_entries(root: &Root, byte: u8) -> Result<Vec<Visit>, Error> {
 fn visit_names(
     root: &Root,
     folder: &str,
-    mut each: impl FnMut(&OwnedFd, &str) -> Result<(), Error>,
+    opened: OwnedFd,
+    mut each: impl FnMut(BorrowedFd<'_>, &str) -> Result<(), Error>,
 ) -> Result<(), Error> {
-    let Some(opened) = root.find_folder(folder)? else {
-        return Ok(());
-    };
-    for entry in Dir::read_from(&opened).map_err(|e| root.io("list", folder, e))? {
-        let entry = entry.map_err(|e| root.io("list", folder, e))?;
+    let failed = |errno| root.io("list", folder, errno);
+    let mut entries = Dir::new(opened).map_err(failed)?;
+    while let Some(entry) = entries.read() {
+        let entry = entry.map_err(failed)?;
         if let Ok(name) = entry.file_name().to_str() {
-            each(&opened, name)?;
+            each(entries.fd().map_err(failed)?, name)?;
         }
     }
     Ok(())
 }
 
 /// Examines `name` in `folder`; `None` if it has been deleted since it was listed.
-fn examine(root: &Root, folder: &OwnedFd, name: &str, path: &str) -> Result<Option<Stat>, Error> {
+fn examine(
+    root: &Root,
+    folder: BorrowedFd<'_>,
+    name: &str,
+    path: &str,
+) -> Result<Option<Stat>, Error> {
     match rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(stat) => Ok(Some(stat)),
         Err(Errno::NOENT) => Ok(None),

@@ -59,9 +59,7 @@ impl Root {
 
     /// Opens the directory `path` for listing and syncing.
     pub(super) fn open_folder(&self, path: &str) -> Result<OwnedFd, Errno> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        let path = if path.is_empty() { "." } else { path };
-        retry(|| rustix::fs::openat(&self.fd, path, flags, Mode::empty()))
+        open_folder_in(&self.fd, path)
     }
 
     /// Opens the directory `path`, step by step; `None` if it, or one above it, is missing or is an
@@ -69,14 +67,28 @@ impl Root {
     pub(super) fn find_folder(&self, path: &str) -> Result<Option<OwnedFd>, Error> {
         let mut opened = self.open_folder("").map_err(|e| self.io("open", "", e))?;
         for at in prefixes(path) {
-            opened = match self.open_folder(at) {
-                Ok(folder) => folder,
-                Err(Errno::NOENT) => return Ok(None),
-                Err(Errno::NOTDIR) if self.stat_object(at)?.is_some() => return Ok(None),
-                Err(errno) => return Err(self.io("open", at, errno)),
+            opened = match self.find_folder_in(&self.fd, at, at)? {
+                Some(folder) => folder,
+                None => return Ok(None),
             };
         }
         Ok(Some(opened))
+    }
+
+    /// Opens the directory `name` in the directory `above`, which is `path` from the root; `None` if
+    /// it is missing or is an object.
+    pub(super) fn find_folder_in(
+        &self,
+        above: &OwnedFd,
+        name: &str,
+        path: &str,
+    ) -> Result<Option<OwnedFd>, Error> {
+        match open_folder_in(above, name) {
+            Ok(folder) => Ok(Some(folder)),
+            Err(Errno::NOENT) => Ok(None),
+            Err(Errno::NOTDIR) if self.stat_object(path)?.is_some() => Ok(None),
+            Err(errno) => Err(self.io("open", path, errno)),
+        }
     }
 
     /// Opens the object at `place` for reading; `None` if there is none.
@@ -116,6 +128,12 @@ impl Root {
     pub(super) fn not_a_file(&self, path: &str) -> Error {
         self.io("use", path, io::Error::new(io::ErrorKind::InvalidData, "not a regular file"))
     }
+}
+
+fn open_folder_in(above: &OwnedFd, path: &str) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let path = if path.is_empty() { "." } else { path };
+    retry(|| rustix::fs::openat(above, path, flags, Mode::empty()))
 }
 
 /// Where an object is: a path below the root.

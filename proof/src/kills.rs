@@ -1,0 +1,267 @@
+//! The command killed at every system call of a backup, a prune and a restore.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, ensure};
+use nix::sys::signal::Signal;
+use rayon::prelude::*;
+
+use crate::changes;
+use crate::report::Row;
+use crate::scene::{self, Expected, Source};
+use crate::tool::{Tool, told};
+use crate::tracer::{self, Action, Call, End, Watch};
+
+/// Kills at one event: those before and those behind system calls are counted together.
+struct Killer {
+    events: u64,
+    at: u64,
+}
+
+impl Watch for Killer {
+    fn stop(&mut self) -> Option<Action> {
+        self.events += 1;
+        Some(if self.events == self.at { Action::Kill } else { Action::Go })
+    }
+}
+
+/// What is killed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Work {
+    /// A backup into an empty store.
+    First,
+    /// A backup that stores differences.
+    Next,
+    /// A prune that forgets, writes packs anew and condemns.
+    Forget,
+    /// A prune that collects what was condemned.
+    Collect,
+    /// A prune that does all of it at once.
+    AtOnce,
+    /// A restore into an empty folder.
+    Restore,
+}
+
+/// All of them.
+pub const WORKS: [Work; 6] =
+    [Work::First, Work::Next, Work::Forget, Work::Collect, Work::AtOnce, Work::Restore];
+
+/// A store before some work, to be copied for each case.
+pub struct Stage {
+    pub work: Work,
+    pub dir: PathBuf,
+    pub source: Source,
+    /// What it holds, and what it holds when the work is done.
+    pub before: Expected,
+    pub after: Expected,
+}
+
+impl Stage {
+    /// Prepares a store below `dir`.
+    pub fn new(tool: &Tool, work: Work, dir: PathBuf) -> anyhow::Result<Self> {
+        let generations = match work {
+            Work::First => 0,
+            Work::Next => 2,
+            _ => 4,
+        };
+        fs::create_dir_all(&dir)?;
+        let (mut source, before) = scene::store(tool, &dir, generations)?;
+        let store = dir.join("store");
+        let mut after = before.clone();
+        match work {
+            Work::First | Work::Next => {
+                if work == Work::Next {
+                    source.change()?;
+                }
+                after.generations.insert(generations + 1, source.files()?);
+                after.acknowledged.insert(generations + 1);
+            }
+            Work::Collect => {
+                tool.must(&store, &PRUNE.map(AsRef::as_ref))?;
+                after.acknowledged = [3, 4].into();
+                after.generations.retain(|number, _| *number >= 3);
+            }
+            Work::Forget | Work::AtOnce => {
+                after.acknowledged = [3, 4].into();
+                after.generations.retain(|number, _| *number >= 3);
+            }
+            Work::Restore => {}
+        }
+        let mut stage = Self { work, dir, source, before, after };
+        if work == Work::Collect {
+            stage.before = stage.after.clone();
+        }
+        Ok(stage)
+    }
+
+    /// What a store holds in the middle of the work: what it held before or after.
+    pub fn between(&self) -> Expected {
+        let mut between = self.before.clone();
+        between.generations.extend(self.after.generations.clone());
+        between.acknowledged.retain(|number| self.after.acknowledged.contains(number));
+        between
+    }
+
+    /// The work on a copy of the store in `place`.
+    pub fn command(&self, tool: &Tool, place: &Path) -> Command {
+        let store = place.join("store");
+        let mut member = std::ffi::OsString::from(format!("{}=", scene::MEMBER));
+        member.push(self.source.path());
+        match self.work {
+            Work::First | Work::Next => {
+                let args = ["backup", "--name", scene::DEPLOYMENT, "--reread"];
+                let mut command = tool.command(&store, &args.map(AsRef::as_ref));
+                command.arg(member);
+                command
+            }
+            Work::Forget | Work::Collect => tool.command(&store, &PRUNE.map(AsRef::as_ref)),
+            Work::AtOnce => tool.command(&store, &PRUNE_AT_ONCE.map(AsRef::as_ref)),
+            Work::Restore => {
+                let mut command =
+                    tool.command(&store, &["restore", scene::DEPLOYMENT].map(AsRef::as_ref));
+                command.arg("--overwrite").arg("--to").arg(place.join("restored"));
+                command
+            }
+        }
+    }
+
+    /// Copies the store to `place`.
+    pub fn copy(&self, place: &Path) -> anyhow::Result<()> {
+        copy(&self.dir.join("store"), &place.join("store"))
+    }
+
+    /// Looks at what is there after an accident, repeats the work, and looks again.
+    pub fn check(&self, tool: &Tool, place: &Path) -> anyhow::Result<Vec<String>> {
+        let store = place.join("store");
+        let mut wrong = self.between().check(&scene::open(&store)?);
+        let output = self.command(tool, place).output()?;
+        if !output.status.success() {
+            wrong.push(format!("the repeat ended with {}: {}", output.status, told(&output)));
+            return Ok(wrong);
+        }
+        if fs::read_dir(store.join("tmp"))?.next().is_some() {
+            wrong.push("something is left in tmp".to_owned());
+        }
+        if self.work == Work::Restore {
+            let last = self.before.generations.last_key_value().context("a generation")?;
+            let restored = scene::files(&place.join("restored").join(scene::MEMBER))?;
+            if restored != *last.1 {
+                wrong.push("something else was restored".to_owned());
+            }
+        }
+        // A backup whose end was not told is there once more.
+        let mut expected = self.after.clone();
+        if let (Work::First | Work::Next, Some((number, files))) =
+            (self.work, self.after.generations.last_key_value())
+        {
+            expected.generations.insert(number + 1, files.clone());
+        }
+        wrong.extend(expected.check(&scene::open(&store)?));
+        Ok(wrong)
+    }
+}
+
+const PRUNE: [&str; 6] = ["prune", "--keep-last", "2", "--grace", "1ns", "--apply"];
+const PRUNE_AT_ONCE: [&str; 6] = ["prune", "--keep-last", "2", "--grace", "0", "--apply"];
+
+/// Copies a folder.
+pub fn copy(from: &Path, to: &Path) -> anyhow::Result<()> {
+    fs::create_dir_all(to)?;
+    for item in fs::read_dir(from)? {
+        let item = item?;
+        let target = to.join(item.file_name());
+        if item.file_type()?.is_dir() {
+            copy(&item.path(), &target)?;
+        } else {
+            fs::copy(item.path(), &target)?;
+        }
+    }
+    Ok(())
+}
+
+/// Sees which events belong to system calls that change something.
+struct Counter {
+    below: PathBuf,
+    events: u64,
+    changes: Vec<u64>,
+}
+
+impl Watch for Counter {
+    fn enter(&mut self, call: &Call) -> Action {
+        self.events += 1;
+        if changes::is_change_below(call, &self.below) {
+            // Before it and behind it.
+            self.changes.extend([self.events, self.events + 1]);
+        }
+        Action::Go
+    }
+
+    fn exit(&mut self, _: &Call, _: i64) -> Action {
+        self.events += 1;
+        Action::Go
+    }
+}
+
+/// Kills every work before and behind every system call; if that would be more than `kills` in all,
+/// only at every so manyth, and at all that change something.
+pub fn prove(tool: &Tool, kills: u64) -> anyhow::Result<Row> {
+    let mut row = Row::new("real kills at system calls, then repeated");
+    let dir = tempfile::tempdir_in(scene::fast_dir())?;
+    let mut stages = Vec::new();
+    for work in WORKS {
+        let stage = Stage::new(tool, work, dir.path().join(format!("{work:?}")))?;
+        let counter = count(tool, &stage, dir.path())?;
+        println!(
+            "{work:?}: {} moments before and behind system calls, {} where something changes",
+            counter.events,
+            counter.changes.len()
+        );
+        stages.push((stage, counter));
+    }
+    let all: u64 = stages.iter().map(|(_, counter)| counter.events).sum();
+    let step = (all / kills).max(1);
+    for (stage, counter) in &stages {
+        let every = (1..=counter.events).filter(|at| at % step == 0);
+        let moments: BTreeSet<u64> = every.chain(counter.changes.iter().copied()).collect();
+        let results: Vec<_> =
+            moments.par_iter().map(|at| (*at, one(tool, stage, *at, dir.path()))).collect();
+        for (at, result) in results {
+            match result {
+                Ok(None) => row.tried(1, "ended before"),
+                Ok(Some(wrong)) => {
+                    row.tried(1, "kills");
+                    for wrong in wrong {
+                        row.found(format!("{:?} at {at}: {wrong}", stage.work));
+                    }
+                }
+                Err(error) => row.found(format!("{:?} at {at}: {error:#}", stage.work)),
+            }
+        }
+    }
+    Ok(row)
+}
+
+fn count(tool: &Tool, stage: &Stage, dir: &Path) -> anyhow::Result<Counter> {
+    let place = tempfile::tempdir_in(dir)?;
+    stage.copy(place.path())?;
+    let below = place.path().to_owned();
+    let mut counter = Counter { below, events: 0, changes: Vec::new() };
+    let end = tracer::run(&stage.command(tool, place.path()), &mut counter)?;
+    ensure!(end == End::Exited(0), "{:?} ended with {end:?}", stage.work);
+    Ok(counter)
+}
+
+/// Kills one; `None` if it had ended before.
+fn one(tool: &Tool, stage: &Stage, at: u64, dir: &Path) -> anyhow::Result<Option<Vec<String>>> {
+    let place = tempfile::tempdir_in(dir)?;
+    stage.copy(place.path())?;
+    let mut killer = Killer { events: 0, at };
+    match tracer::run(&stage.command(tool, place.path()), &mut killer)? {
+        End::Killed(Signal::SIGKILL) => Ok(Some(stage.check(tool, place.path())?)),
+        End::Exited(0) => Ok(None),
+        end => Ok(Some(vec![format!("ended with {end:?}")])),
+    }
+}
