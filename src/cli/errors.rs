@@ -254,9 +254,13 @@ fn system_hint(context: &Context, error: &Error) -> Option<String> {
         "run the same command again: what is stored so far is kept and reused"
     };
     match system_error(error)?.kind() {
-        io::ErrorKind::StorageFull => {
+        io::ErrorKind::StorageFull if target => {
             Some(format!("free space on the file system of {place}, then {kept}"))
         }
+        io::ErrorKind::StorageFull => Some(format!(
+            "free space on the file system of {place} (a reserve was left for `strongroom prune`), \
+             then {kept}"
+        )),
         io::ErrorKind::QuotaExceeded => {
             Some(format!("raise the quota on the file system of {place}, then {kept}"))
         }

@@ -16,12 +16,21 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, StatVfs};
 use rustix::io::Errno;
 
 use super::LocalBackend;
-use super::root::{DIRECTORY_MODE, FILE_MODE, Place, Root, TMP, parent, prefixes, retry};
+use super::root::{DIRECTORY_MODE, FILE_MODE, PACKS, Place, Root, TMP, parent, prefixes, retry};
 use crate::backend::{Error, Key, Put};
+
+/// Folders whose objects are most of a store.
+const PACK_FOLDERS: [&str; 2] = [PACKS, "pages"];
+/// Of a file system this share is left free by packs,
+const RESERVE_SHARE: u64 = 256;
+/// but not less than this, in bytes: what a prune of a small store writes,
+const RESERVE_BYTES_MIN: u64 = 128 * 1024;
+/// and not more than this, in bytes: index segments of some million chunks.
+const RESERVE_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
 /// How often something is tried again that another process got in the way of. Once is usual,
 /// twice is a rare coincidence.
@@ -83,6 +92,7 @@ impl LocalBackend {
         if let Some((existing, _)) = self.root.open_object(&place)? {
             return self.confirm(&existing, &place);
         }
+        self.leave_reserve(&place, parts)?;
         let mut unfinished = self.write_unfinished(parts)?;
         self.make_folder_durable(place.folder())?;
         for _ in 0..TRIES_MAX {
@@ -104,6 +114,22 @@ impl LocalBackend {
             }
         }
         Err(self.root.io("publish", place.path(), Errno::EXIST))
+    }
+
+    /// Refuses packs that would take the last room of the file system: records, lists and segments
+    /// must find some, so that what is stored can still be pruned.
+    fn leave_reserve(&self, place: &Place, parts: &[&[u8]]) -> Result<(), Error> {
+        if !PACK_FOLDERS.iter().any(|folder| is_below(place.folder(), folder)) {
+            return Ok(());
+        }
+        let needed: usize = parts.iter().map(|part| part.len()).sum();
+        // Who cannot say how much room there is finds out by writing.
+        match rustix::fs::fstatvfs(&self.root.fd) {
+            Ok(room) if room.f_bavail * room.f_frsize < needed as u64 + reserve_bytes(&room) => {
+                Err(self.root.io("write", place.path(), Errno::NOSPC))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Stores an object in place of one that may be there.
@@ -188,6 +214,15 @@ impl LocalBackend {
         // A failure is reported to one of those who sync a folder, but concerns all of them.
         self.latch.check()
     }
+}
+
+fn is_below(folder: &str, above: &str) -> bool {
+    folder.strip_prefix(above).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// Returns what packs leave free of a file system, in bytes.
+fn reserve_bytes(room: &StatVfs) -> u64 {
+    (room.f_blocks * room.f_frsize / RESERVE_SHARE).clamp(RESERVE_BYTES_MIN, RESERVE_BYTES_MAX)
 }
 
 /// A file in `tmp` that its writer holds a lock on; removed when dropped.

@@ -179,6 +179,10 @@ fn tell(context: &Context, plan: &PrunePlan, report: Option<&PruneReport>) {
             PutOff::Writers => {
                 "strongroom: prune: what may belong to a running backup is left to the next prune"
             }
+            PutOff::Room => {
+                "strongroom: prune: there is no room to write mostly dead packs anew: that is left to \
+                 the next prune"
+            }
         });
     }
 }
@@ -257,6 +261,7 @@ fn put_off_name(put_off: PutOff) -> &'static str {
     match put_off {
         PutOff::Readers => "readers",
         PutOff::Writers => "writers",
+        PutOff::Room => "room",
     }
 }
 

@@ -19,6 +19,7 @@ use crate::log::{Generation, Log};
 use crate::store::history::check_known;
 use crate::store::keeping::{REMOVALS, removal_key};
 use crate::store::{Error, Progress, Store};
+use crate::{backend, index};
 
 /// A prune at work.
 pub(super) struct Prune<'a> {
@@ -116,17 +117,14 @@ impl Prune<'_> {
         for entry in work.broken.iter().filter(|entry| mine(&entry.id)) {
             going.push((*entry, 0));
         }
-        let mut rewriter = Rewriter::new(self.store, &work.marks)?;
+        let (mut rewriter, mut full) = (Rewriter::new(self.store, &work.marks)?, false);
         for entry in work.rewrite.iter().filter(|entry| mine(&entry.id)) {
             self.progress.check()?;
             match rewriter.rewrite(entry) {
                 Ok(Ok(bytes)) => going.push((*entry, bytes)),
                 Ok(Err(reason)) => self.report.notes.push(reason),
                 Err(error) if is_full(&error) => {
-                    let text = format!("no room to write packs anew: {error}");
-                    self.report.notes.push(text);
-                    going.retain(|(_, copied)| *copied == 0);
-                    rewriter = Rewriter::new(self.store, &work.marks)?;
+                    full = true;
                     break;
                 }
                 Err(error) => return Err(error),
@@ -134,7 +132,15 @@ impl Prune<'_> {
             self.progress.item();
             self.progress.add(entry.bytes);
         }
-        rewriter.finish()?;
+        match rewriter.finish() {
+            Err(error) if is_full(&error) => full = true,
+            finished => finished?,
+        }
+        if full {
+            // What was copied is there twice, until there is room.
+            self.report.put_off.push(PutOff::Room);
+            going.retain(|(_, copied)| *copied == 0);
+        }
         let manifests: Vec<_> = work.manifests.iter().filter(|id| mine(id)).copied().collect();
         self.write_condemnation(basis, &going, manifests)
     }
@@ -181,7 +187,7 @@ impl Prune<'_> {
     pub fn put_list(&self, list: &List) -> Result<Digest, Error> {
         let bytes = list.encode();
         let id = Digest::of(&bytes);
-        let _ = crate::backend::put_or_repair(self.store.backend(), &removal_key(&id), &bytes)?;
+        let _ = backend::put_or_repair(self.store.backend(), &removal_key(&id), &bytes)?;
         Ok(id)
     }
 
@@ -223,6 +229,9 @@ impl Prune<'_> {
 /// Says whether there was no room: then what needs none is done all the same.
 fn is_full(error: &Error) -> bool {
     use std::io::ErrorKind;
-    let Error::Backend(crate::backend::Error::Io { source, .. }) = error else { return false };
+    let (Error::Backend(error) | Error::Index(index::Error::Backend(error))) = error else {
+        return false;
+    };
+    let backend::Error::Io { source, .. } = error else { return false };
     matches!(source.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
 }

@@ -196,6 +196,8 @@ pub enum PutOff {
     Readers,
     /// Somebody writes to the store, and what no generation explains may be theirs.
     Writers,
+    /// There was no room to write packs anew.
+    Room,
 }
 
 /// What a prune did.
