@@ -10,14 +10,20 @@
 //! | `scene` | a small store with everything in it, and what it must hold |
 //! | `tool` | the command, run as people run it |
 //! | `report` | what was tried and found, a row of a table each |
+//! | `truth`, `chance`, `volume` | what several deployments must hold; moments; file systems to cut off |
+//! | `power_cuts` | file systems lose their power |
 
+mod chance;
 mod changes;
 mod faults;
 mod kills;
+mod power_cuts;
 mod report;
 mod scene;
 mod tool;
 mod tracer;
+mod truth;
+mod volume;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -56,6 +62,15 @@ enum Proof {
         #[arg(long, default_value_t = 6000)]
         kills: u64,
     },
+    /// Cuts the power of file systems in the middle of backups, runs and prunes (as root).
+    PowerCuts {
+        /// How often.
+        #[arg(long, default_value_t = 300)]
+        cuts: u64,
+        /// Repeats the moments of a proof; how far each command was then is another matter.
+        #[arg(long)]
+        seed: Option<u64>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -77,5 +92,6 @@ fn run(args: &Args) -> anyhow::Result<Row> {
         Proof::Scene => scene::prove(&tool),
         Proof::Faults { step } => faults::prove(&tool, step),
         Proof::Kills { kills } => kills::prove(&tool, kills),
+        Proof::PowerCuts { cuts, seed } => power_cuts::prove(&tool, cuts, seed),
     }
 }
