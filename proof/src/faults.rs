@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use anyhow::ensure;
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use rayon::prelude::*;
 
 use crate::changes;
 use crate::kills::{Stage, Work};
+use crate::parallel;
 use crate::report::Row;
 use crate::scene;
 use crate::tool::{Tool, told};
@@ -88,9 +88,8 @@ pub fn prove(tool: &Tool, step: u64) -> anyhow::Result<Row> {
                 }
             }
         }
-        let results: Vec<_> =
-            cases.par_iter().map(|case| (*case, one(tool, &stage, *case, dir.path()))).collect();
-        for (case, result) in results {
+        let results = parallel::map(&cases, |case| one(tool, &stage, *case, dir.path()));
+        for (case, result) in cases.iter().zip(results) {
             match result {
                 Ok(None) => {}
                 Ok(Some(wrong)) => {

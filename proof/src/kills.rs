@@ -5,15 +5,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, ensure};
-use nix::sys::signal::Signal;
-use rayon::prelude::*;
-
 use crate::changes;
+use crate::parallel;
 use crate::report::Row;
 use crate::scene::{self, Expected, Source};
 use crate::tool::{Tool, told};
 use crate::tracer::{self, Action, Call, End, Watch};
+use anyhow::{Context, ensure};
+use nix::sys::signal::Signal;
 
 /// Kills at one event: those before and those behind system calls are counted together.
 struct Killer {
@@ -43,11 +42,15 @@ pub enum Work {
     AtOnce,
     /// A restore into an empty folder.
     Restore,
+    /// A backup behind which index segments are merged.
+    Merge,
+    /// A run over the members of a configured deployment.
+    Run,
 }
 
-/// All of them.
-pub const WORKS: [Work; 6] =
-    [Work::First, Work::Next, Work::Forget, Work::Collect, Work::AtOnce, Work::Restore];
+/// Those that are killed.
+const WORKS: [Work; 7] =
+    [Work::First, Work::Next, Work::Forget, Work::Collect, Work::AtOnce, Work::Restore, Work::Run];
 
 /// A store before some work, to be copied for each case.
 pub struct Stage {
@@ -64,7 +67,9 @@ impl Stage {
     pub fn new(tool: &Tool, work: Work, dir: PathBuf) -> anyhow::Result<Self> {
         let generations = match work {
             Work::First => 0,
-            Work::Next => 2,
+            Work::Next | Work::Run => 2,
+            // One segment fewer than are merged.
+            Work::Merge => 12,
             _ => 4,
         };
         fs::create_dir_all(&dir)?;
@@ -72,8 +77,8 @@ impl Stage {
         let store = dir.join("store");
         let mut after = before.clone();
         match work {
-            Work::First | Work::Next => {
-                if work == Work::Next {
+            Work::First | Work::Next | Work::Merge | Work::Run => {
+                if work != Work::First {
                     source.change()?;
                 }
                 after.generations.insert(generations + 1, source.files()?);
@@ -90,6 +95,9 @@ impl Stage {
             }
             Work::Restore => {}
         }
+        if work == Work::Run {
+            fs::write(dir.join(CONFIG), configuration(source.path()))?;
+        }
         let mut stage = Self { work, dir, source, before, after };
         if work == Work::Collect {
             stage.before = stage.after.clone();
@@ -99,10 +107,24 @@ impl Stage {
 
     /// What a store holds in the middle of the work: what it held before or after.
     pub fn between(&self) -> Expected {
-        let mut between = self.before.clone();
-        between.generations.extend(self.after.generations.clone());
+        let mut between = self.after_repeat();
+        between.generations.extend(self.before.generations.clone());
+        between.acknowledged.clone_from(&self.before.acknowledged);
         between.acknowledged.retain(|number| self.after.acknowledged.contains(number));
         between
+    }
+
+    /// What a store holds when the work was repeated: a backup that was done, and had not come to
+    /// say so, is there twice.
+    pub fn after_repeat(&self) -> Expected {
+        let mut after = self.after.clone();
+        let is_backup = matches!(self.work, Work::First | Work::Next | Work::Merge | Work::Run);
+        if let (true, Some((number, files))) = (is_backup, self.after.generations.last_key_value())
+        {
+            let more = (1..=REPEATS_MAX).map(|more| (number + more, files.clone()));
+            after.generations.extend(more);
+        }
+        after
     }
 
     /// The work on a copy of the store in `place`.
@@ -111,7 +133,7 @@ impl Stage {
         let mut member = std::ffi::OsString::from(format!("{}=", scene::MEMBER));
         member.push(self.source.path());
         match self.work {
-            Work::First | Work::Next => {
+            Work::First | Work::Next | Work::Merge => {
                 let args = ["backup", "--name", scene::DEPLOYMENT, "--reread"];
                 let mut command = tool.command(&store, &args.map(AsRef::as_ref));
                 command.arg(member);
@@ -119,6 +141,11 @@ impl Stage {
             }
             Work::Forget | Work::Collect => tool.command(&store, &PRUNE.map(AsRef::as_ref)),
             Work::AtOnce => tool.command(&store, &PRUNE_AT_ONCE.map(AsRef::as_ref)),
+            Work::Run => {
+                let mut command = tool.command(&store, &["backup", "--all"].map(AsRef::as_ref));
+                command.arg("--config").arg(self.dir.join(CONFIG));
+                command
+            }
             Work::Restore => {
                 let mut command =
                     tool.command(&store, &["restore", scene::DEPLOYMENT].map(AsRef::as_ref));
@@ -152,20 +179,24 @@ impl Stage {
                 wrong.push("something else was restored".to_owned());
             }
         }
-        // A backup whose end was not told is there once more.
-        let mut expected = self.after.clone();
-        if let (Work::First | Work::Next, Some((number, files))) =
-            (self.work, self.after.generations.last_key_value())
-        {
-            expected.generations.insert(number + 1, files.clone());
-        }
-        wrong.extend(expected.check(&scene::open(&store)?));
+        wrong.extend(self.after_repeat().check(&scene::open(&store)?));
         Ok(wrong)
     }
 }
 
+/// More often a work is not repeated.
+const REPEATS_MAX: u64 = 12;
+const CONFIG: &str = "strongroom.toml";
 const PRUNE: [&str; 6] = ["prune", "--keep-last", "2", "--grace", "1ns", "--apply"];
 const PRUNE_AT_ONCE: [&str; 6] = ["prune", "--keep-last", "2", "--grace", "0", "--apply"];
+
+fn configuration(source: &Path) -> String {
+    let (deployment, member, path) = (scene::DEPLOYMENT, scene::MEMBER, source.display());
+    format!(
+        "[deployments.{deployment}]\n[[deployments.{deployment}.members]]\nid = \"{member}\"\n\
+         path = \"{path}\"\n"
+    )
+}
 
 /// Copies a folder.
 pub fn copy(from: &Path, to: &Path) -> anyhow::Result<()> {
@@ -226,9 +257,9 @@ pub fn prove(tool: &Tool, kills: u64) -> anyhow::Result<Row> {
     for (stage, counter) in &stages {
         let every = (1..=counter.events).filter(|at| at % step == 0);
         let moments: BTreeSet<u64> = every.chain(counter.changes.iter().copied()).collect();
-        let results: Vec<_> =
-            moments.par_iter().map(|at| (*at, one(tool, stage, *at, dir.path()))).collect();
-        for (at, result) in results {
+        let moments: Vec<u64> = moments.into_iter().collect();
+        let results = parallel::map(&moments, |at| one(tool, stage, *at, dir.path()));
+        for (at, result) in moments.iter().zip(results) {
             match result {
                 Ok(None) => row.tried(1, "ended before"),
                 Ok(Some(wrong)) => {

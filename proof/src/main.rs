@@ -3,9 +3,11 @@
 //!
 //! | module | what |
 //! |---|---|
+//! | `crashes` | everything that a power cut may leave behind, simulated |
 //! | `changes` | which system calls change what is on disk |
 //! | `faults` | system calls that fail, full disks, disks that become read-only |
 //! | `kills` | the command killed at every system call |
+//! | `parallel` | many cases at once |
 //! | `tracer` | a command whose system calls are seen, fail, or are its last |
 //! | `scene` | a small store with everything in it, and what it must hold |
 //! | `tool` | the command, run as people run it |
@@ -15,8 +17,10 @@
 
 mod chance;
 mod changes;
+mod crashes;
 mod faults;
 mod kills;
+mod parallel;
 mod power_cuts;
 mod report;
 mod scene;
@@ -50,6 +54,12 @@ struct Args {
 enum Proof {
     /// Backs up, reads and compares without any accident, and sees what is made wrong on purpose.
     Scene,
+    /// Builds what power cuts may leave behind, and recovers from each.
+    Crashes {
+        /// About how many.
+        #[arg(long, default_value_t = 200_000)]
+        states: u64,
+    },
     /// Lets every system call that changes something fail in every way.
     Faults {
         /// Only every so manyth call.
@@ -90,6 +100,7 @@ fn run(args: &Args) -> anyhow::Result<Row> {
     let tool = Tool::new(&args.strongroom)?;
     match args.proof {
         Proof::Scene => scene::prove(&tool),
+        Proof::Crashes { states } => crashes::prove(&tool, states),
         Proof::Faults { step } => faults::prove(&tool, step),
         Proof::Kills { kills } => kills::prove(&tool, kills),
         Proof::PowerCuts { cuts, seed } => power_cuts::prove(&tool, cuts, seed),

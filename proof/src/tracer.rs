@@ -2,6 +2,7 @@
 //! and may be where the command dies, or fail.
 
 use std::collections::HashMap;
+use std::fs::OpenOptions;
 use std::io::Write;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
@@ -14,6 +15,9 @@ use nix::sys::ptrace::{self, Options};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
+
+/// Where the output of a traced command goes: nowhere, but elsewhere than its errors.
+pub const OUTPUT: &str = "/dev/zero";
 
 /// `op` of `PTRACE_GET_SYSCALL_INFO` before a system call.
 const INFO_ENTRY: u8 = 1;
@@ -156,7 +160,8 @@ fn start(command: &Command) -> anyhow::Result<Child> {
     let mut shell = Command::new("/bin/sh");
     shell.args(["-c", "read _; exec \"$@\"", "sh"]).arg(command.get_program());
     shell.args(command.get_args()).stdin(Stdio::piped());
-    shell.stdout(Stdio::null()).stderr(Stdio::null());
+    let output = OpenOptions::new().write(true).open(OUTPUT)?;
+    shell.stdout(output).stderr(Stdio::null());
     for (name, value) in command.get_envs() {
         match value {
             Some(value) => shell.env(name, value),
