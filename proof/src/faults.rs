@@ -9,10 +9,10 @@ use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use crate::changes;
-use crate::kills::{Stage, Work};
 use crate::parallel;
 use crate::report::Row;
 use crate::scene;
+use crate::stage::{Stage, Work};
 use crate::tool::{Tool, told};
 use crate::tracer::{self, Action, Call, End, Watch};
 

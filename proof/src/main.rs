@@ -9,6 +9,7 @@
 //! | `kills` | the command killed at every system call |
 //! | `parallel` | many cases at once |
 //! | `tracer` | a command whose system calls are seen, fail, or are its last |
+//! | `stage` | a store before some work, and what must be there after an accident of it |
 //! | `scene` | a small store with everything in it, and what it must hold |
 //! | `tool` | the command, run as people run it |
 //! | `report` | what was tried and found, a row of a table each |
@@ -24,6 +25,7 @@ mod parallel;
 mod power_cuts;
 mod report;
 mod scene;
+mod stage;
 mod tool;
 mod tracer;
 mod truth;

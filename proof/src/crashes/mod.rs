@@ -19,10 +19,10 @@ use std::path::Path;
 
 use anyhow::ensure;
 
-use crate::kills::{Stage, Work};
 use crate::parallel;
 use crate::report::Row;
 use crate::scene;
+use crate::stage::{Stage, Work};
 use crate::tool::Tool;
 use crate::tracer::{self, End};
 use disk::{Content, Disk};

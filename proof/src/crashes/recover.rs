@@ -10,8 +10,8 @@ use strongroom::backend::{Backend, Error, Key, Lock, LockMode, MemoryBackend, Ob
 use strongroom::store::{IngestOptions, MemberSource, Progress, PruneOptions, Retention, Store};
 
 use super::disk::Content;
-use crate::kills::{Stage, Work};
 use crate::scene;
+use crate::stage::{Stage, Work};
 
 /// Makes a store in memory of what was on the disk. `None` if there is no store yet.
 pub fn load(content: &Content) -> anyhow::Result<Option<MemoryBackend>> {
