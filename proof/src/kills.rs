@@ -54,7 +54,7 @@ impl Watch for Counter {
 }
 
 /// Kills every work before and behind every system call; if that would be more than `kills` in all,
-/// only at every so manyth, and at all that change something.
+/// only at so many, and at all that change something.
 pub fn prove(tool: &Tool, kills: u64) -> anyhow::Result<Row> {
     let mut row = Row::new("real kills at system calls, then repeated");
     let dir = tempfile::tempdir_in(scene::fast_dir())?;
@@ -70,9 +70,10 @@ pub fn prove(tool: &Tool, kills: u64) -> anyhow::Result<Row> {
         stages.push((stage, counter));
     }
     let all: u64 = stages.iter().map(|(_, counter)| counter.events).sum();
-    let step = (all / kills).max(1);
+    let kills = kills.min(all);
     for (stage, counter) in &stages {
-        let every = (1..=counter.events).filter(|at| at % step == 0);
+        let is_chosen = |at: &u64| at * kills / all != (at - 1) * kills / all;
+        let every = (1..=counter.events).filter(is_chosen);
         let moments: BTreeSet<u64> = every.chain(counter.changes.iter().copied()).collect();
         let moments: Vec<u64> = moments.into_iter().collect();
         let results = parallel::map(&moments, |at| one(tool, stage, *at, dir.path()));
@@ -89,6 +90,7 @@ pub fn prove(tool: &Tool, kills: u64) -> anyhow::Result<Row> {
             }
         }
     }
+    row.expect_at_least(kills, "kills");
     Ok(row)
 }
 

@@ -70,8 +70,8 @@ enum Proof {
     },
     /// Kills the command at every system call of a backup, a prune and a restore.
     Kills {
-        /// About how many.
-        #[arg(long, default_value_t = 6000)]
+        /// How many at least; at all if that is less.
+        #[arg(long, default_value_t = 5000)]
         kills: u64,
     },
     /// Cuts the power of file systems in the middle of backups, runs and prunes (as root).
