@@ -169,6 +169,7 @@ impl<'c> Fleet<'c> {
         if let Some(settle) = self.settings.settle(&self.name).map_err(failed)? {
             options.settle = settle;
         }
+        options.inventory = Some(config::rows(&self.members));
         options.delete_snapshots = !self.settings.keep_snapshots.unwrap_or(false);
         Ok(options)
     }
@@ -206,6 +207,11 @@ pub fn failure(context: &Context, what: &str, run: Option<&str>, error: runner::
         let members = members.join(", ");
         note(&format!("strongroom: HALF RESTORED, AND THEREFORE LEFT STOPPED: {members}"));
     }
+    if let runner::Error::StepsDone { stopped, .. } = &error
+        && !stopped.is_empty()
+    {
+        note(&format!("strongroom: {} ARE STILL STOPPED", stopped.join(", ")));
+    }
     let interrupted = error.is_interrupted();
     let resume = run.map(|run| context.command(&format!("resume {run}")));
     let message = format!("{what}: {error}");
@@ -219,6 +225,10 @@ pub fn failure(context: &Context, what: &str, run: Option<&str>, error: runner::
                 .map(|verb| context.command(&format!("{verb} {}", shell_word(run))));
             Some(format!("`{resume}` goes on with it, `{abandon}` gives it up"))
         }
+        runner::Error::Journal(journal::Error::Hole { run, .. }) => Some(format!(
+            "nobody knows what it has stopped: see that all members run, keep a copy of runs/{run} of \
+             the store, and remove it there; generations do not depend on it"
+        )),
         runner::Error::InFlight { .. } => {
             Some("wait until that command has ended, or end it; then run this again".to_owned())
         }

@@ -1,7 +1,10 @@
 //! Any run: what backups and restores have in common for whoever lists them, shows them or goes on
 //! with them. The first record of a journal says what a run is.
 
-use super::course;
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+
+use super::course::{self, Notice, Observer};
 use super::error::Error;
 use super::event::Event;
 use super::journal::{self, Journal};
@@ -166,6 +169,15 @@ impl AnyRun {
         self.outcome() == "unfinished"
     }
 
+    /// Says whether nothing of it remains to be done or removed.
+    #[must_use]
+    pub fn is_cleaned(&self) -> bool {
+        match self {
+            Self::Backup(state) => state.cleaned,
+            Self::Restore(state) => state.cleaned,
+        }
+    }
+
     /// Returns the generation: the one that a backup has made, or that a restore brings back.
     #[must_use]
     pub fn generation(&self) -> Option<u64> {
@@ -232,21 +244,100 @@ fn lines<K: Step, R: Clone>(ledger: &Ledger<K, R>) -> Vec<Line<'_>> {
 /// removed.
 ///
 /// # Errors
-/// A journal cannot be read.
+/// The storage failed, or a journal of the deployment cannot be followed.
 pub fn unfinished_restore(
     store: &Store,
     deployment: &str,
 ) -> Result<Option<(String, Box<RestoreState>)>, Error> {
-    for run in journal::open_runs(store.backend())?.into_iter().rev() {
-        if kind(store, &run)? != Kind::Restore {
-            continue;
+    let open = Open::of(store, deployment)?;
+    let mut newest_first = open.runs.into_iter().rev();
+    Ok(newest_first.find_map(|(run, state)| match state {
+        AnyRun::Restore(state) if !state.cleaned => Some((run, state)),
+        _ => None,
+    }))
+}
+
+/// The runs of one deployment whose journals are not closed.
+#[derive(Debug)]
+pub(super) struct Open {
+    /// Oldest first, as their names sort.
+    runs: Vec<(String, AnyRun)>,
+    /// Runs of which nobody knows whose they are, with the reason.
+    unknown: Vec<(String, Error)>,
+}
+
+impl Open {
+    /// Looks at the open runs of a deployment. Those of others are their own business: they are not
+    /// read any further.
+    ///
+    /// # Errors
+    /// The storage failed, or a journal of this deployment cannot be followed.
+    pub fn of(store: &Store, deployment: &str) -> Result<Self, Error> {
+        let mut open = Self { runs: Vec::new(), unknown: Vec::new() };
+        for run in journal::open_runs(store.backend())? {
+            match owner(store, &run) {
+                Ok(Some(owner)) if owner == deployment => {
+                    let state = look(store, &run)?;
+                    open.runs.push((run, state));
+                }
+                Ok(Some(_)) => {}
+                Ok(None) => {
+                    let reason = "a run begins with its plan".to_owned();
+                    let source = state::Error::Illegal { record: 1, reason };
+                    open.unknown.push((run.clone(), Error::State { run, source }));
+                }
+                Err(error @ journal::Error::Backend(_)) => return Err(error.into()),
+                Err(error) => open.unknown.push((run, error.into())),
+            }
         }
-        if let AnyRun::Restore(state) = look(store, &run)?
-            && state.plan.request.into == deployment
-            && !state.cleaned
-        {
-            return Ok(Some((run, state)));
+        Ok(open)
+    }
+
+    /// Returns the runs that have not ended, or have left something to be removed, newest first.
+    pub fn unfinished(&self) -> impl Iterator<Item = (&str, &AnyRun)> {
+        let runs = self.runs.iter().rev().filter(|(_, state)| !state.is_cleaned());
+        runs.map(|(run, state)| (run.as_str(), state))
+    }
+
+    /// Tells which runs cannot be read.
+    pub fn tell(&self, observer: Observer<'_>) {
+        for (run, error) in &self.unknown {
+            let text =
+                format!("the run {run} cannot be read, and whose it is is not known: {error}");
+            observer(Notice::Message(text));
         }
     }
-    Ok(None)
+
+    /// Closes the journals of runs that were killed when nothing else remained to be done. Only
+    /// under the deployment's lock.
+    pub fn close(&self, store: &Store) -> Result<(), Error> {
+        for (run, _) in self.runs.iter().filter(|(_, state)| state.is_cleaned()) {
+            let (journal, _) = Journal::open::<IgnoredAny>(store.backend(), run, true)?;
+            journal.close(store.backend())?;
+        }
+        Ok(())
+    }
+}
+
+/// Returns the deployment whose members a run works on, as its first record says; `None` if that is
+/// no plan.
+fn owner(store: &Store, run: &str) -> Result<Option<String>, journal::Error> {
+    #[derive(Deserialize)]
+    struct First {
+        event: String,
+        plan: Option<Planned>,
+    }
+    #[derive(Deserialize)]
+    struct Planned {
+        request: Request,
+    }
+    #[derive(Deserialize)]
+    struct Request {
+        deployment: Option<String>,
+        into: Option<String>,
+    }
+    let First { event, plan } = journal::first(store.backend(), run)?;
+    let request = plan.map(|plan| plan.request);
+    let is_restore = event == restore::FIRST_EVENT;
+    Ok(request.and_then(|request| if is_restore { request.into } else { request.deployment }))
 }

@@ -45,6 +45,9 @@ pub struct Options {
     pub delete_snapshots: bool,
     /// Most operations that are begun; then the run ends and can be resumed.
     pub steps_max: Option<u64>,
+    /// The members as they are configured now. They count where the service has no list of its own:
+    /// a plan that was made for others is refused. `None` is to believe the plan.
+    pub inventory: Option<Vec<Row>>,
 }
 
 impl Options {
@@ -59,6 +62,7 @@ impl Options {
             poll: Duration::from_secs(1),
             delete_snapshots: true,
             steps_max: None,
+            inventory: None,
         }
     }
 }
@@ -250,7 +254,8 @@ impl<'a, S: Followed> Course<'a, S> {
         before: Option<Vec<String>>,
     ) -> Result<(), Error> {
         if self.options.steps_max.is_some_and(|most| self.steps >= most) {
-            return Err(Error::StepsDone(self.steps));
+            let stopped = self.state.to_restart().into_iter().map(str::to_owned).collect();
+            return Err(Error::StepsDone { steps: self.steps, stopped });
         }
         self.steps += operations.len() as u64;
         self.record(S::started(operations, before))

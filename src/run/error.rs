@@ -122,8 +122,13 @@ pub enum Error {
         failures: Vec<(String, String)>,
     },
     /// As many operations were begun as was asked for.
-    #[error("stopped after {0} operations, as was asked for")]
-    StepsDone(u64),
+    #[error("stopped after {steps} operations, as was asked for")]
+    StepsDone {
+        /// How many.
+        steps: u64,
+        /// Members that the run has stopped, and that are stopped still.
+        stopped: Vec<String>,
+    },
     /// The user interrupted.
     #[error("interrupted")]
     Interrupted,
@@ -171,7 +176,7 @@ impl Error {
     pub fn is_interrupted(&self) -> bool {
         matches!(
             self.cause(),
-            Self::Interrupted | Self::StepsDone(_) | Self::Store(store::Error::Interrupted)
+            Self::Interrupted | Self::StepsDone { .. } | Self::Store(store::Error::Interrupted)
         )
     }
 }

@@ -64,6 +64,18 @@ pub enum Event {
         /// Why the run did not go on.
         cause: String,
     },
+    /// What became of attempts to make a member's snapshot that count no more and whose answers
+    /// were lost: the service was asked what it has.
+    Settled {
+        /// The member.
+        member: String,
+        /// The one snapshot that has appeared since the first of these attempts; it is the run's.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        snapshot: Option<Snapshot>,
+        /// Snapshots that have appeared if there are several: whose they are is not known.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        strays: Vec<String>,
+    },
     /// The generation is visible: all artifacts are durable.
     Durable {
         /// The finalizing operation's place in the plan.

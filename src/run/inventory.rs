@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
+use crate::limits::NAME_BYTES_MAX;
 use crate::store::parse_label;
 
 /// One member of a deployment, as the service or the configuration states it.
@@ -60,6 +61,16 @@ pub enum Error {
     Cycle {
         /// The members on no path from a root.
         members: Vec<String>,
+    },
+    /// A role or kind that is no name any more.
+    #[error("member {id}: its {what} has {bytes} bytes, at most {NAME_BYTES_MAX} allowed")]
+    TooLong {
+        /// The member.
+        id: String,
+        /// `role` or `kind`.
+        what: &'static str,
+        /// How long it is.
+        bytes: usize,
     },
     /// A module hash that is no SHA-256.
     #[error("member {id}: module hash {hash:?} is not 64 hexadecimal digits")]
@@ -163,6 +174,12 @@ impl Inventory {
 fn check_row(row: &Row) -> Result<(), Error> {
     parse_label("member", &row.id)
         .map_err(|error| Error::BadId { id: row.id.clone(), reason: error.to_string() })?;
+    for (what, text) in [("role", &row.role), ("kind", &row.kind)] {
+        let bytes = text.as_ref().map_or(0, String::len);
+        if bytes > NAME_BYTES_MAX {
+            return Err(Error::TooLong { id: row.id.clone(), what, bytes });
+        }
+    }
     match &row.module_hash {
         Some(hash) if !is_sha256_hex(hash) => {
             Err(Error::BadModuleHash { id: row.id.clone(), hash: hash.clone() })

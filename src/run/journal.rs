@@ -10,7 +10,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::de::{DeserializeOwned, IgnoredAny};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::backend::{self, Backend, Key, Put};
@@ -120,6 +120,12 @@ fn ended_key(run: &str) -> Result<Key, Error> {
     Key::new(format!("{FOLDER}/{run}/{ENDED}")).map_err(bad)
 }
 
+/// Returns the number of a record, if the key is that of one.
+fn number_of(key: &Key) -> Option<u64> {
+    let is_number = key.name().len() == 20 && key.name().bytes().all(|byte| byte.is_ascii_digit());
+    key.name().parse().ok().filter(|_| is_number)
+}
+
 /// Returns the names of all runs, oldest first as their names sort.
 ///
 /// # Errors
@@ -128,7 +134,8 @@ pub fn runs(backend: &dyn Backend) -> Result<Vec<String>, Error> {
     Ok(listed(backend)?.into_keys().collect())
 }
 
-/// Returns the names of the runs whose journals were not closed, oldest first as their names sort.
+/// Returns the names of the runs whose journals were not closed, or not to the end, oldest first as
+/// their names sort.
 ///
 /// # Errors
 /// The storage cannot be listed.
@@ -139,14 +146,17 @@ pub fn open_runs(backend: &dyn Backend) -> Result<Vec<String>, Error> {
 
 /// Returns all runs, with whether their journals were closed.
 fn listed(backend: &dyn Backend) -> Result<BTreeMap<String, bool>, Error> {
-    let mut runs: BTreeMap<String, bool> = BTreeMap::new();
+    // Whether it has the one object, and whether it has records.
+    let mut found: BTreeMap<String, (bool, bool)> = BTreeMap::new();
     backend.list(FOLDER, &mut |key, _| {
         let name = key.as_str().split('/').nth(1).unwrap_or_default();
         if is_run_name(name) {
-            *runs.entry(name.to_owned()).or_default() |= key.name() == ENDED;
+            let (ended, records) = found.entry(name.to_owned()).or_default();
+            *ended |= key.name() == ENDED;
+            *records |= number_of(&key).is_some();
         }
     })?;
-    Ok(runs)
+    Ok(found.into_iter().map(|(name, (ended, records))| (name, ended && !records)).collect())
 }
 
 /// Returns the name of a run's first event, which says of what kind the run is.
@@ -158,25 +168,28 @@ pub fn first_event(backend: &dyn Backend, run: &str) -> Result<String, Error> {
     struct Head {
         event: String,
     }
+    first::<Head>(backend, run).map(|head| head.event)
+}
+
+/// Returns what the first record of a run says.
+///
+/// # Errors
+/// There is no such run, or its first record cannot be read.
+pub fn first<E: DeserializeOwned>(backend: &dyn Backend, run: &str) -> Result<E, Error> {
     if !is_run_name(run) {
         return Err(Error::BadName { name: run.to_owned() });
     }
     let mut journal = Journal { run: run.to_owned(), next: 1, last: Digest::ZERO };
-    let first = match Journal::ended(backend, run)? {
-        Some(ended) => match ended.records.first() {
-            Some(bytes) => journal.take_bytes::<Head>(bytes, 1)?,
-            None => Err("is missing".into()),
-        },
-        None => journal.take::<Head>(backend, 1)?,
-    };
-    match first {
-        Ok(record) => Ok(record.event.event),
-        // Nothing is there, or what is there is reported by whoever reads all of it.
-        Err(reason) => match Journal::open::<IgnoredAny>(backend, run, false) {
-            Err(error) => Err(error),
-            Ok(_) => Err(Error::Hole { run: run.to_owned(), number: 1, reason }),
-        },
+    if Journal::ended(backend, run)?.is_none()
+        && let Ok(record) = journal.take::<E>(backend, 1)?
+    {
+        return Ok(record.event);
     }
+    // Another process may have closed it since, or whoever reads all of it finds what is wrong.
+    let (_, records) = Journal::open::<serde_json::Value>(backend, run, false)?;
+    let failed = |reason: String| Error::Event { run: run.to_owned(), number: 1, reason };
+    let first = records.into_iter().next().ok_or_else(|| failed("is missing".into()))?;
+    serde_json::from_value(first.event).map_err(|error| failed(error.to_string()))
 }
 
 impl Journal {
@@ -212,11 +225,26 @@ impl Journal {
         if let Some(ended) = Self::ended(backend, run)? {
             return Self::open_ended(run, &ended.records);
         }
+        match Self::open_records(backend, run, repair) {
+            // Another process may have closed it meanwhile.
+            Err(error @ (Error::Hole { .. } | Error::Unknown { .. })) => {
+                match Self::ended(backend, run)? {
+                    Some(ended) => Self::open_ended(run, &ended.records),
+                    None => Err(error),
+                }
+            }
+            opened => opened,
+        }
+    }
+
+    fn open_records<E: DeserializeOwned>(
+        backend: &dyn Backend,
+        run: &str,
+        repair: bool,
+    ) -> Result<(Self, Vec<Recorded<E>>), Error> {
         let mut numbers = Vec::new();
         backend.list(&format!("{FOLDER}/{run}"), &mut |key, _| {
-            if let (20, Ok(number)) = (key.name().len(), key.name().parse::<u64>()) {
-                numbers.push(number);
-            }
+            numbers.extend(number_of(&key));
         })?;
         let Some(last) = numbers.iter().copied().max() else {
             return Err(Error::Unknown { name: run.to_owned() });

@@ -3,6 +3,8 @@
 //! service is asked what it has.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use super::error::Error;
@@ -177,6 +179,36 @@ impl Service<'_> {
         }
         (removed, failed)
     }
+}
+
+/// Asks about each of `items`, up to `most` at the same time; the answers are in their order. After
+/// a failure nothing more is asked.
+pub(super) fn ask_each<T: Sync, R: Send>(
+    items: &[T],
+    most: usize,
+    ask: impl Fn(&T) -> Result<R, Error> + Sync,
+) -> Result<Vec<R>, Error> {
+    let (next, failed) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let (sender, receiver) = channel();
+    std::thread::scope(|scope| {
+        for _ in 0..most.min(items.len()) {
+            let (next, failed, ask, sender) = (&next, &failed, &ask, sender.clone());
+            scope.spawn(move || {
+                while !failed.load(Ordering::Relaxed) {
+                    let at = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(item) = items.get(at) else { break };
+                    let answer = ask(item);
+                    failed.fetch_or(answer.is_err(), Ordering::Relaxed);
+                    // The receiver is there until all have ended.
+                    let _ = sender.send((at, answer));
+                }
+            });
+        }
+    });
+    drop(sender);
+    let mut answers: Vec<_> = receiver.into_iter().collect();
+    answers.sort_unstable_by_key(|(at, _)| *at);
+    answers.into_iter().map(|(_, answer)| answer).collect()
 }
 
 /// The rights that a run needs, in the words of errors.

@@ -6,6 +6,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::digest::Digest;
 
@@ -14,6 +15,10 @@ const LOCKS: &str = "locks";
 /// File in a run's directory: the boot of the machine that its content is of. No member has this
 /// name.
 const BOOT: &str = ".boot";
+
+/// How often a lock is tried, and the time between: a quarter of a second together.
+const LOCK_TRIES: u32 = 25;
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
 /// The lock of a member that has work under way; it is held as long as any copy of it is, in
 /// whatever process.
@@ -184,11 +189,15 @@ impl Staging {
         let mut open = File::options();
         let file = open.read(true).write(true).create(true).truncate(false).open(&path);
         let file = file.map_err(failed("open", &path))?;
-        match file.try_lock() {
-            Ok(()) => Ok(Some(Arc::new(file))),
-            Err(TryLockError::WouldBlock) => Ok(None),
-            Err(TryLockError::Error(error)) => Err(failed("lock", &path)(error)),
+        for _ in 0..LOCK_TRIES {
+            match file.try_lock() {
+                Ok(()) => return Ok(Some(Arc::new(file))),
+                // A process that is just being started has a copy of every descriptor for a moment.
+                Err(TryLockError::WouldBlock) => std::thread::sleep(LOCK_PAUSE),
+                Err(TryLockError::Error(error)) => return Err(failed("lock", &path)(error)),
+            }
         }
+        Ok(None)
     }
 }
 

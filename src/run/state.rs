@@ -7,7 +7,7 @@
 //! artifact:  Absent → Created → Downloaded → ChecksumVerified → Durable
 //! ```
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use super::event::{AuthorityReceipt, Event, Preflight, Receipt};
 use super::facts::Snapshot;
@@ -143,8 +143,14 @@ pub struct RunState {
     ledger: Ledger<Kind, Receipt>,
     /// Whether anything was done since the preflight.
     pub mutated: bool,
-    /// Whether members were started again before the run's own starts.
-    pub restarted: bool,
+    /// Snapshots that appeared while the run had no answers, and that may be somebody else's: member
+    /// and snapshot.
+    pub strays: BTreeSet<(String, String)>,
+    /// Members that the run has stopped, or may have, and not started again.
+    stopped: BTreeSet<String>,
+    /// Members of which a snapshot may have been made that nobody has the name of, each with the
+    /// snapshots that there were before.
+    unsettled: BTreeMap<String, Vec<String>>,
 }
 
 impl RunState {
@@ -182,7 +188,9 @@ impl RunState {
             cleaned: false,
             times: (time, time),
             mutated: false,
-            restarted: false,
+            strays: BTreeSet::new(),
+            stopped: BTreeSet::new(),
+            unsettled: BTreeMap::new(),
         }
     }
 
@@ -202,13 +210,23 @@ impl RunState {
                     self.start(*operation, before.as_ref(), time)?;
                 }
             }
-            Event::Completed { operations } => self.ledger.complete(operations, fits)?,
+            Event::Completed { operations } => {
+                self.ledger.complete(operations, fits)?;
+                for one in operations.iter().filter(|one| one.receipt == Receipt::Running {}) {
+                    if let Some(member) = &self.ledger.get(one.operation)?.0.target {
+                        self.stopped.remove(member);
+                    }
+                }
+            }
             Event::Failed { operation, reason } => self.ledger.fail(*operation, reason)?,
             Event::Skipped { operations, reason } => {
                 self.ledger.skip(operations, reason, Kind::is_mutating)?;
             }
             Event::Lost { operations, .. } => self.lose(operations)?,
-            Event::Restarted { .. } => self.restarted()?,
+            Event::Restarted { members, .. } => self.restarted(members)?,
+            Event::Settled { member, snapshot, strays } => {
+                self.settle(member, snapshot.as_ref(), strays)?;
+            }
             Event::Durable { operation, generation, manifest } => {
                 self.ledger.pending(*operation)?;
                 if self.ledger.get(*operation)?.0.kind != Kind::FinalizeManifest {
@@ -259,15 +277,24 @@ impl RunState {
         before: Option<&Vec<String>>,
         time: i64,
     ) -> Result<(), String> {
-        let (Operation { id, kind, .. }, state) = self.ledger.get(sequence)?;
-        if kind.is_mutating() && !self.mutated && !self.is_preflight_valid(time) {
-            return Err(format!("{id} begins outside of the preflight's time"));
+        let (Operation { id, kind, target, .. }, state) = self.ledger.get(sequence)?;
+        if kind.is_mutating() && !self.mutated {
+            if self.preflight.is_none() {
+                return Err(format!("{id} begins before the preflight was accepted"));
+            }
+            if !self.is_preflight_valid(time) {
+                return Err(format!("{id} begins outside of the preflight's time"));
+            }
         }
         if *kind == Kind::CreateSnapshot && before.or(state.before()).is_none() {
             return Err(format!("{id} does not say which snapshots there were before"));
         }
+        let target = target.clone();
         let kind = self.ledger.begin(sequence, before)?;
         self.mutated |= kind.is_mutating();
+        if kind == Kind::Stop {
+            self.stopped.extend(target);
+        }
         Ok(())
     }
 
@@ -290,21 +317,52 @@ impl RunState {
         })
     }
 
-    fn restarted(&mut self) -> Result<(), String> {
+    fn restarted(&mut self, members: &[String]) -> Result<(), String> {
         if !self.is_before_starts() {
             return Err("members were started again although all that needed them was done".into());
         }
         for (operation, state) in self.ledger.with_states() {
+            let member = operation.target.clone().unwrap_or_default();
             if let OperationState::Completed(Some(Receipt::Created { snapshot, .. })) = state {
-                let member = operation.target.clone().unwrap_or_default();
                 self.discarded.push((member, snapshot.clone()));
+            } else if let Some(before) = state.before() {
+                // What came of it is asked for; until then what was there before the first of
+                // several such attempts counts.
+                self.unsettled.entry(member).or_insert_with(|| before.clone());
             }
+        }
+        for member in members {
+            self.stopped.remove(member);
         }
         self.ledger.block(|_| true);
         self.preflight = None;
         self.mutated = false;
-        self.restarted = true;
         Ok(())
+    }
+
+    fn settle(
+        &mut self,
+        member: &str,
+        snapshot: Option<&Snapshot>,
+        strays: &[String],
+    ) -> Result<(), String> {
+        let Some(before) = self.unsettled.get(member) else {
+            return Err(format!("no attempt to make a snapshot of {member} is unsettled"));
+        };
+        if let Some(snapshot) = snapshot.filter(|snapshot| before.contains(&snapshot.id)) {
+            return Err(format!("snapshot {} of {member} was there before", snapshot.id));
+        }
+        self.discarded.extend(snapshot.map(|snapshot| (member.to_owned(), snapshot.clone())));
+        self.strays.extend(strays.iter().map(|stray| (member.to_owned(), stray.clone())));
+        self.unsettled.remove(member);
+        Ok(())
+    }
+
+    /// Returns the members of which a snapshot may have been made that counts no more and that
+    /// nobody has the name of, each with the snapshots that there were before.
+    #[must_use]
+    pub fn unsettled(&self) -> &BTreeMap<String, Vec<String>> {
+        &self.unsettled
     }
 
     /// Returns the kind of the first operation that is not done.
@@ -340,10 +398,21 @@ impl RunState {
     /// in which they are to be started.
     #[must_use]
     pub fn to_restart(&self) -> Vec<&str> {
-        let touched =
-            |member: &str| self.of(Kind::Stop, member).is_some_and(|(_, state)| state.is_begun());
-        let open = self.ledger.open(Kind::Start).map(|(_, member)| member);
-        open.filter(|member| touched(member)).collect()
+        let starts = self.with_states().filter(|(operation, _)| operation.kind == Kind::Start);
+        let members = starts.filter_map(|(operation, _)| operation.target.as_deref());
+        members.filter(|member| self.stopped.contains(*member)).collect()
+    }
+
+    /// Returns the code that a member is expected to have: the plan's, or else what the service said
+    /// when the member was stopped.
+    #[must_use]
+    pub fn code(&self, member: &str) -> Option<&str> {
+        let planned = self.plan.target(member).and_then(|target| target.row.module_hash.as_deref());
+        let stopped = match self.ledger.receipt(Kind::Stop, member) {
+            Some(Receipt::Stopped { module_hash }) => module_hash.as_deref(),
+            _ => None,
+        };
+        planned.or(stopped)
     }
 
     /// Returns the snapshot that was made of a member.

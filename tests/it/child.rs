@@ -22,6 +22,9 @@ fn plays_its_part() {
             kill::play_restore(Path::new(&argument(0)), Path::new(&argument(1)), &argument(2));
         }
         "killed in a run" => fleet_of_canisters::play_run(Path::new(&argument(0)), &argument(1)),
+        "killed in a run of canisters" => {
+            fleet_of_canisters::play_run_of_canisters(Path::new(&argument(0)), &argument(1));
+        }
         "runner of a command" => {
             let paths = [argument(0), argument(1), argument(2)];
             let [lock, ready, go] = paths.each_ref().map(Path::new);

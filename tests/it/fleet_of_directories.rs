@@ -113,7 +113,10 @@ fn a_run_that_ends_after_any_step_goes_on_to_the_same_generation() {
         match runner.run() {
             Ok(_) => ended += 1,
             Err(error) => {
-                assert!(matches!(error, Error::StepsDone(_)) && error.is_interrupted(), "{error}");
+                assert!(
+                    matches!(error, Error::StepsDone { .. }) && error.is_interrupted(),
+                    "{error}"
+                );
                 assert_eq!(store.log().unwrap().generations(), []);
                 assert_eq!(runner::unfinished(&store, DEPLOYMENT).unwrap(), Some(name.clone()));
                 let state = runner::look(&store, &name).unwrap();

@@ -8,6 +8,7 @@ mod canic;
 mod changed_files;
 mod child;
 mod command;
+mod configured;
 mod costs;
 mod damage;
 mod every_bit;

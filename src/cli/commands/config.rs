@@ -39,7 +39,14 @@ pub fn run(args: &Args, context: &Context) -> Result<Exit, Failure> {
     let mut settings = Vec::new();
     let mut add = |key: String, value: String, from| settings.push(Setting { key, value, from });
     if let Ok(store) = context.store_path() {
-        let from = if context.store_was_named() { "option or STRONGROOM_STORE" } else { FILE };
+        let is_option = |word: std::ffi::OsString| {
+            word == "--store" || word.as_encoded_bytes().starts_with(b"--store=")
+        };
+        let from = match context.store_was_named() {
+            false => FILE,
+            true if std::env::args_os().any(is_option) => "option --store",
+            true => "STRONGROOM_STORE",
+        };
         add("store".into(), store.display().to_string(), from);
     }
     if let Some(loaded) = loaded {

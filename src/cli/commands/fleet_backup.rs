@@ -153,6 +153,8 @@ fn one(
     let parts =
         Parts { store, executor: &*fleet.executor, progress: &job.progress, observer: &tell };
     let failed = |run: Option<&str>, error| fleet::failure(context, &what, run, error);
+    let scope = args.scope.map(Into::into);
+    let plan = || fleet.plan(loaded, scope, args.select.as_deref(), &job.progress);
     if let Some(run) = runner::unfinished(store, name).map_err(|error| failed(None, error))? {
         let runner = Runner::resume(parts, &run, options.clone());
         let runner = runner.map_err(|error| failed(Some(&run), error))?;
@@ -160,23 +162,19 @@ fn one(
             runner.abandon("").map_err(|error| failed(Some(&run), error))?;
             return one(args, context, loaded, store, name, job);
         }
-        let plan = fleet.plan(
-            loaded,
-            args.scope.map(Into::into),
-            args.select.as_deref(),
-            &job.progress,
-        )?;
-        if runner.state().mutated || runner.state().restarted || plan.id == runner.state().plan.id {
+        // What it has stopped must not wait for a plan that cannot be made.
+        let must_go_on = runner.state().mutated || !runner.state().to_restart().is_empty();
+        if must_go_on || plan()?.id == runner.state().plan.id {
             note(&format!("strongroom: going on with the run {run} of {name}"));
             return runner.run().map_err(|error| failed(Some(&run), error));
         }
-        note(&format!("strongroom: the run {run} of {name} had done nothing yet; planning anew"));
-        let reason = "nothing was done, and the plan is another one now";
+        note(&format!(
+            "strongroom: the run {run} of {name} had done nothing that counts; planning anew"
+        ));
+        let reason = "nothing that counts was done, and the plan is another one now";
         runner.abandon(reason).map_err(|error| failed(Some(&run), error))?;
     }
-    let plan =
-        fleet.plan(loaded, args.scope.map(Into::into), args.select.as_deref(), &job.progress)?;
-    let runner = Runner::start(parts, &plan, options).map_err(|error| failed(None, error))?;
+    let runner = Runner::start(parts, &plan()?, options).map_err(|error| failed(None, error))?;
     let run = runner.name().to_owned();
     runner.run().map_err(|error| failed(Some(&run), error))
 }

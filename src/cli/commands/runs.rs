@@ -29,9 +29,18 @@ struct RunLine {
     generation: Option<u64>,
     operations_done: usize,
     operations: usize,
+    /// Whether nothing of it is left to be removed.
+    cleaned: bool,
     started: String,
     last: String,
     problem: Option<String>,
+}
+
+impl RunLine {
+    /// Says whether something remains to be done.
+    fn is_open(&self) -> bool {
+        self.state == "unfinished" || (self.problem.is_none() && !self.cleaned)
+    }
 }
 
 #[derive(Serialize)]
@@ -83,6 +92,7 @@ fn line(run: String, state: Result<AnyRun, runner::Error>) -> RunLine {
                 generation: state.generation(),
                 operations_done: operations.iter().filter(|line| line.is_done).count(),
                 operations: operations.len(),
+                cleaned: state.is_cleaned(),
                 started: time(times.0),
                 last: time(times.1),
                 problem: None,
@@ -96,6 +106,7 @@ fn line(run: String, state: Result<AnyRun, runner::Error>) -> RunLine {
             generation: None,
             operations_done: 0,
             operations: 0,
+            cleaned: false,
             started: String::new(),
             last: String::new(),
             problem: Some(error.to_string()),
@@ -278,43 +289,47 @@ pub fn resume(args: &Resume, context: &Context) -> Result<Exit, Failure> {
         Some(run) => vec![run.clone()],
         None => {
             let runs = lines(context, &store)?;
-            runs.into_iter().filter(|run| run.state == "unfinished").map(|run| run.run).collect()
+            runs.into_iter().filter(RunLine::is_open).map(|run| run.run).collect()
         }
     };
     if names.is_empty() && !context.quiet {
         output::note("strongroom: no run is unfinished");
     }
     let job = Job::start("resume", false)?;
-    let tell = fleet::tell(context.quiet);
     for run in names {
-        let state = match any::look(&store, &run).map_err(failed)? {
-            AnyRun::Backup(state) => state,
-            AnyRun::Restore(state) => {
-                let again = Again { context, loaded, store: &store, job: &job, run: &run };
-                again.resume(&state, args.max_steps)?;
-                continue;
-            }
-        };
-        let fleet = Fleet::load(loaded, &state.plan.request.deployment)?;
-        let mut options = fleet.options(context, loaded, IngestOptions::default())?;
-        options.steps_max = args.max_steps;
-        let parts = Parts {
-            store: &store,
-            executor: &*fleet.executor,
-            progress: &job.progress,
-            observer: &tell,
-        };
-        let what = format!("resume {run}");
-        let again = |error| fleet::failure(context, &what, Some(&run), error);
-        let report = Runner::resume(parts, &run, options).map_err(again)?.run().map_err(again)?;
-        if !context.quiet {
-            output::note(&format!(
-                "strongroom: {}@g{} is durable",
-                report.deployment, report.generation
-            ));
+        let again = Again { context, loaded, store: &store, job: &job, run: &run };
+        match any::look(&store, &run).map_err(failed)? {
+            AnyRun::Restore(state) if state.is_abandoned() => again.abandon(&state, "")?,
+            AnyRun::Restore(state) => again.resume(&state, args.max_steps)?,
+            AnyRun::Backup(state) => resume_backup(&again, &state, args.max_steps)?,
         }
     }
     Ok(Exit::DONE)
+}
+
+fn resume_backup(again: &Again, state: &RunState, max_steps: Option<u64>) -> Result<(), Failure> {
+    let Again { context, loaded, store, job, run } = *again;
+    let fleet = Fleet::load(loaded, &state.plan.request.deployment)?;
+    let tell = fleet::tell(context.quiet);
+    let mut options = fleet.options(context, loaded, IngestOptions::default())?;
+    options.steps_max = max_steps;
+    let parts =
+        Parts { store, executor: &*fleet.executor, progress: &job.progress, observer: &tell };
+    let what = format!("resume {run}");
+    let failed = |error| fleet::failure(context, &what, Some(run), error);
+    let runner = Runner::resume(parts, run, options).map_err(failed)?;
+    if let Outcome::Abandoned { .. } = state.outcome {
+        return runner.abandon("").map_err(failed);
+    }
+    let report = runner.run().map_err(failed)?;
+    for (what, why) in &report.left {
+        output::note(&format!("strongroom: could not be removed: {what}: {why}"));
+    }
+    if !context.quiet {
+        let (deployment, generation) = (&report.deployment, report.generation);
+        output::note(&format!("strongroom: {deployment}@g{generation} is durable"));
+    }
+    Ok(())
 }
 
 #[derive(Serialize)]
@@ -338,7 +353,7 @@ struct DeploymentLine {
 pub fn status(args: &Status, context: &Context) -> Result<Exit, Failure> {
     let store = context.open()?;
     let mut unfinished = lines(context, &store)?;
-    unfinished.retain(|run| matches!(run.state, "unfinished" | "unreadable"));
+    unfinished.retain(|run| run.is_open() || run.problem.is_some());
     let deployments = deployments(context, &store)?;
     let late = deployments.iter().any(|line| line.overdue) || !unfinished.is_empty();
     let result = output::stdout().and_then(|mut out| {
@@ -407,10 +422,14 @@ fn write_status(
             Some(problem) => writeln!(out, "run {}: unreadable: {problem}", run.run)?,
             None => writeln!(
                 out,
-                "{} {} of {}: unfinished, {} of {} operations done",
+                "{} {} of {}: {}, {} of {} operations done",
                 if run.kind == "restore" { "restore" } else { "run" },
                 run.run,
                 run.deployment,
+                match run.state {
+                    "unfinished" => run.state.to_owned(),
+                    ended => format!("{ended}, and not cleaned up"),
+                },
                 run.operations_done,
                 run.operations
             )?,

@@ -1,6 +1,6 @@
 //! Why there is no plan.
 
-use super::SCHEMA;
+use super::{PLAN_BYTES_MAX, SCHEMA};
 use crate::run::inventory;
 
 /// Why there is no plan.
@@ -55,6 +55,12 @@ pub enum Error {
     AmbiguousRoot {
         /// Members without a parent.
         members: Vec<String>,
+    },
+    /// It is larger than what a journal holds.
+    #[error("the plan has {bytes} bytes, at most {PLAN_BYTES_MAX} allowed: choose a smaller scope")]
+    TooLarge {
+        /// How large it is, in bytes of JSON.
+        bytes: usize,
     },
     /// Nothing is left.
     #[error("the scope {scope} leaves no members")]

@@ -5,6 +5,8 @@
 mod error;
 mod select;
 
+use std::collections::HashMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::facts::{Identity, Quiescence, Scope};
@@ -12,12 +14,16 @@ use super::inventory::{Inventory, Row};
 use super::ledger::{self, Step};
 use super::topology::topology_hash;
 use crate::digest::{Algorithm, Digest};
+use crate::limits::RECORD_BYTES_MAX;
 use crate::store::parse_label;
 pub use error::Error;
 use select::{root_of, selected_of};
 
 /// The schema that is written, and the only one that is read.
 pub const SCHEMA: &str = "strongroom.plan/1";
+
+/// Largest plan, in bytes of JSON: it is one record of a journal, and half of what one can hold.
+pub const PLAN_BYTES_MAX: usize = RECORD_BYTES_MAX / 2;
 
 /// How much must be known of the rights over the members before anything is done to them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -213,6 +219,8 @@ impl Plan {
             .map_err(|error| Error::Deployment(error.to_string()))?;
         let root = root_of(&request, inventory)?;
         let selected = selected_of(&request, inventory, &root)?;
+        let depths: HashMap<&str, u32> =
+            inventory.with_depths().map(|(row, depth)| (row.id.as_str(), depth)).collect();
         let rows: Vec<&Row> = match (request.scope, &selected) {
             (Scope::Member, Some(id)) => {
                 inventory.get(id).into_iter().map(|(row, _)| row).collect()
@@ -227,7 +235,7 @@ impl Plan {
             return Err(Error::NoTargets { scope: request.scope.name() });
         }
         let targets: Vec<Target> =
-            rows.into_iter().map(|row| target(row, inventory, &request)).collect();
+            rows.into_iter().map(|row| target(row, &depths, &request)).collect();
         let mut plan = Self {
             schema: SCHEMA.to_owned(),
             id: String::new(),
@@ -239,7 +247,11 @@ impl Plan {
             targets,
             request,
         };
-        plan.id = plan.digest().to_hex();
+        let json = serde_json::to_vec(&plan)?;
+        if json.len() > PLAN_BYTES_MAX {
+            return Err(Error::TooLarge { bytes: json.len() });
+        }
+        plan.id = Digest::of(&json).to_hex();
         Ok(plan)
     }
 
@@ -284,11 +296,6 @@ impl Plan {
         if again.id == self.id { Ok(()) } else { edited("contents and identity") }
     }
 
-    fn digest(&self) -> Digest {
-        let plain = Self { id: String::new(), ..self.clone() };
-        Digest::of(&serde_json::to_vec(&plain).unwrap_or_default())
-    }
-
     /// Returns a target.
     #[must_use]
     pub fn target(&self, id: &str) -> Option<&Target> {
@@ -305,9 +312,9 @@ impl Target {
     }
 }
 
-fn target(row: &Row, inventory: &Inventory, request: &Request) -> Target {
+fn target(row: &Row, depths: &HashMap<&str, u32>, request: &Request) -> Target {
     let Row { id, role, kind, parent, module_hash } = row.clone();
-    let depth = inventory.get(&id).map_or(0, |(_, depth)| depth);
+    let depth = depths.get(id.as_str()).copied().unwrap_or_default();
     let identity =
         if request.fixed.contains(&id) { Identity::Fixed } else { Identity::Relocatable };
     Target { row: TargetRow { id, role, kind, parent, module_hash }, depth, identity }

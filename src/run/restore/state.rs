@@ -286,6 +286,12 @@ impl RestoreState {
         &self.ledger
     }
 
+    /// Says whether it was given up.
+    #[must_use]
+    pub fn is_abandoned(&self) -> bool {
+        matches!(self.outcome, Outcome::Abandoned { .. })
+    }
+
     /// Says whether a load has begun: then there is no way back.
     #[must_use]
     pub fn is_loading(&self) -> bool {

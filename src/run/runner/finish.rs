@@ -89,14 +89,8 @@ impl Runner<'_> {
 
     fn member_facts(&self, target: &Target) -> MemberFacts {
         let row = target.row.clone();
-        // What the service said when the member was stopped is newer than the plan.
-        let seen = match self.course.state.of(Kind::Stop, &row.id) {
-            Some((_, OperationState::Completed(Some(Receipt::Stopped { module_hash })))) => {
-                module_hash.clone()
-            }
-            _ => None,
-        };
         MemberFacts {
+            module_hash: self.course.state.code(&row.id).map(str::to_owned),
             snapshot: self.course.state.snapshot(&row.id).cloned(),
             id: row.id,
             role: row.role,
@@ -104,7 +98,6 @@ impl Runner<'_> {
             parent: row.parent,
             depth: target.depth,
             identity: target.identity,
-            module_hash: seen.or(row.module_hash),
         }
     }
 
@@ -163,22 +156,28 @@ impl Runner<'_> {
             return Ok(Vec::new());
         }
         let mut snapshots = Vec::new();
-        if self.course.options.delete_snapshots
-            && self.course.service.executor.capabilities().snapshots
-        {
-            let made = self.course.state.plan.targets.iter().filter_map(|target| {
-                let id = &target.row.id;
-                Some((id.clone(), self.course.state.snapshot(id)?.clone()))
-            });
-            snapshots.extend(made);
+        if self.course.service.executor.capabilities().snapshots {
+            // Those of a generation may be wanted at the service; what counts no more never is.
+            let is_durable = matches!(self.course.state.outcome, Outcome::Durable { .. });
+            if self.course.options.delete_snapshots || !is_durable {
+                let made = self.course.state.plan.targets.iter().filter_map(|target| {
+                    let id = &target.row.id;
+                    Some((id.clone(), self.course.state.snapshot(id)?.clone()))
+                });
+                snapshots.extend(made);
+            }
             snapshots.extend(self.course.state.discarded.iter().cloned());
         }
         let with_row =
             |(id, snapshot): (String, Snapshot)| Some((self.course.state.row(&id)?, snapshot));
         let snapshots = snapshots.into_iter().filter_map(with_row).collect();
-        let (removed, failed) = self.course.service.delete(snapshots);
+        let (removed, mut failed) = self.course.service.delete(snapshots);
         self.course.record(Event::Cleaned { snapshots: removed, failed: failed.clone() })?;
         self.course.close()?;
+        let why = "it appeared while answers were lost, and may be somebody else's";
+        let strays = self.course.state.strays.iter();
+        failed
+            .extend(strays.map(|(member, id)| (format!("snapshot {id} of {member}"), why.into())));
         Ok(failed)
     }
 }

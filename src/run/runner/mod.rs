@@ -16,11 +16,11 @@ mod transfer;
 
 use std::collections::HashSet;
 
-use super::any;
+use super::any::{self, AnyRun};
 use super::course::{self, Course, Followed};
 use super::event::{Completed, Event, Receipt};
 use super::inventory::Row;
-use super::journal::{self, Journal, Recorded};
+use super::journal::{Journal, Recorded};
 use super::ledger::Ledger;
 use super::plan::{OperationKind as Kind, Plan, Target};
 use super::state::{self, Outcome, RunState};
@@ -71,6 +71,8 @@ pub struct Report {
 /// A run under way.
 pub struct Runner<'a> {
     course: Course<'a, RunState>,
+    /// Whether this process has seen that all that earlier ones have stopped is stopped still.
+    looked: bool,
     /// Manifests that this process has read back.
     read_back: HashSet<String>,
     stats: IngestStats,
@@ -84,15 +86,17 @@ impl<'a> Runner<'a> {
     pub fn start(parts: Parts<'a>, plan: &Plan, options: Options) -> Result<Self, Error> {
         let deployment = &plan.request.deployment;
         let lock = course::lock(parts.store, deployment)?;
-        if let Some(run) = unfinished(parts.store, deployment)? {
-            return Err(Error::Unfinished { deployment: deployment.clone(), run });
-        }
-        // Until a restore that has changed something is done, there is nothing worth keeping.
-        match any::unfinished_restore(parts.store, deployment)? {
-            Some((run, state)) if state.mutated || state.is_loading() => {
-                return Err(Error::Unfinished { deployment: deployment.clone(), run });
-            }
-            _ => {}
+        let open = any::Open::of(parts.store, deployment)?;
+        open.tell(parts.observer);
+        open.close(parts.store)?;
+        let stands_in_the_way = |state: &AnyRun| match state {
+            AnyRun::Backup(_) => true,
+            // Until a restore that has changed something is done, there is nothing worth keeping.
+            AnyRun::Restore(state) => state.mutated || state.is_loading(),
+        };
+        if let Some((run, _)) = open.unfinished().find(|(_, state)| stands_in_the_way(state)) {
+            let (deployment, run) = (deployment.clone(), run.to_owned());
+            return Err(Error::Unfinished { deployment, run });
         }
         let now = UnixNanos::now();
         let planned = Event::Planned { plan: Box::new(plan.clone()) };
@@ -111,7 +115,8 @@ impl<'a> Runner<'a> {
 
     fn with(mut course: Course<'a, RunState>) -> Self {
         course.options.ingest.algorithm = course.state.plan.request.checksum.into();
-        Self { course, read_back: HashSet::new(), stats: IngestStats::default() }
+        let (read_back, stats) = (HashSet::new(), IngestStats::default());
+        Self { course, looked: false, read_back, stats }
     }
 
     /// Returns where the run stands.
@@ -134,7 +139,7 @@ impl<'a> Runner<'a> {
         match self.go() {
             Ok(report) => Ok(report),
             // Whoever counts steps wants to see the state between them.
-            Err(cause @ Error::StepsDone(_)) => Err(cause),
+            Err(cause @ (Error::StepsDone { .. } | Error::Restarted { .. })) => Err(cause),
             Err(Error::Operations { .. }) if self.course.progress.is_interrupted() => {
                 Err(self.restart_after(Error::Interrupted))
             }
@@ -171,7 +176,8 @@ impl<'a> Runner<'a> {
         if self.course.state.outcome != Outcome::Unfinished {
             return self.remove_leftovers().map(drop);
         }
-        let (_, failed) = self.course.start_stopped();
+        let cause = format!("the run is given up: {reason}");
+        let failed = self.start_over(cause)?;
         if !failed.is_empty() {
             return Err(Error::Operations { failures: failed });
         }
@@ -266,21 +272,14 @@ fn detail(receipt: &Receipt) -> Option<String> {
 }
 
 /// Returns the newest backup of a deployment that has not ended, or has left something to be
-/// removed.
+/// removed. Runs that cannot be read and are not known to be the deployment's are passed over.
 ///
 /// # Errors
-/// A journal cannot be read.
+/// The storage failed, or a journal of the deployment cannot be followed.
 pub fn unfinished(store: &Store, deployment: &str) -> Result<Option<String>, Error> {
-    for run in journal::open_runs(store.backend())?.into_iter().rev() {
-        if any::kind(store, &run)? != any::Kind::Backup {
-            continue;
-        }
-        let state = look(store, &run)?;
-        if state.plan.request.deployment == deployment && !state.cleaned {
-            return Ok(Some(run));
-        }
-    }
-    Ok(None)
+    let open = any::Open::of(store, deployment)?;
+    let mut backups = open.unfinished().filter(|(_, state)| state.kind() == any::Kind::Backup);
+    Ok(backups.next().map(|(run, _)| run.to_owned()))
 }
 
 /// Returns where a backup stands, without touching it; [`any::look`] takes runs of any kind.

@@ -3,21 +3,23 @@
 use super::{Error, Runner};
 use crate::clock::UnixNanos;
 use crate::run::event::{AuthorityReceipt, Event, PREFLIGHT_NANOS, Preflight};
-use crate::run::executor::{Call, Executor, State};
+use crate::run::executor::{Call, Executor, State, Status};
 use crate::run::inventory::{Inventory, Row};
-use crate::run::service::Rights;
+use crate::run::plan::Target;
+use crate::run::service::{Rights, ask_each};
 use crate::run::topology::topology_hash;
 
-/// Returns the members as the service has them now, or else as the plan has them.
+/// Returns the members as the service has them now, or else as they are configured, or else as the
+/// plan has them.
 ///
 /// # Errors
 /// The service did not answer, or its members make no inventory.
 pub(super) fn live_inventory(
     executor: &dyn Executor,
-    planned: &[Row],
+    known: &[Row],
     call: &Call,
 ) -> Result<Inventory, Error> {
-    let rows = executor.inventory(call)?.unwrap_or_else(|| planned.to_vec());
+    let rows = executor.inventory(call)?.unwrap_or_else(|| known.to_vec());
     Inventory::new(rows).map_err(|error| Error::Inventory(error.to_string()))
 }
 
@@ -27,11 +29,12 @@ impl Runner<'_> {
         let valid_from = UnixNanos::now().0;
         self.check_topology()?;
         let plan = &self.course.state.plan;
-        let mut authorities = Vec::with_capacity(plan.targets.len());
-        for target in &plan.targets {
-            self.course.check()?;
-            authorities.push(self.authority(&target.member())?);
-        }
+        // All at once, up to a limit: the answers must not be too old before the last one comes.
+        let authorities =
+            ask_each(&plan.targets, self.course.options.concurrency, |target: &Target| {
+                self.course.check()?;
+                self.authority(&target.member())
+            })?;
         let receipt = Preflight {
             plan: plan.id.clone(),
             topology_hash: plan.topology_hash.clone(),
@@ -48,7 +51,8 @@ impl Runner<'_> {
     pub(super) fn check_topology(&self) -> Result<(), Error> {
         let plan = &self.course.state.plan;
         let call = Call { interrupted: self.course.progress.interrupt_flag(), ..Call::new() };
-        let live = live_inventory(self.course.service.executor, &plan.inventory, &call)?;
+        let known = self.course.options.inventory.as_ref().unwrap_or(&plan.inventory);
+        let live = live_inventory(self.course.service.executor, known, &call)?;
         let actual = topology_hash(live.rows()).hash;
         if actual == plan.topology_hash {
             return Ok(());
@@ -73,19 +77,27 @@ impl Runner<'_> {
         Ok(receipt)
     }
 
+    /// Says what is wrong with the code that a member has, if it is not the one that is expected.
+    pub(super) fn other_code(&self, member: &str, status: &Status) -> Option<String> {
+        let (expected, actual) = (self.course.state.code(member)?, status.module_hash.as_deref()?);
+        (expected != actual).then(|| format!("runs the code {actual}, and {expected} is expected"))
+    }
+
     /// Checks that a member runs, with the code that is expected.
     fn check_member(&self, member: &Row, call: &Call) -> Result<(), Error> {
         let status = self.course.service.executor.status(member, call)?;
         let refuse = |reason| Err(Error::Member { member: member.id.clone(), reason });
-        if let (Some(expected), Some(actual)) = (&member.module_hash, &status.module_hash)
-            && expected != actual
-        {
-            return refuse(format!("runs the code {actual}, and {expected} is expected"));
+        if let Some(reason) = self.other_code(&member.id, &status) {
+            return refuse(reason);
         }
         match status.state {
             State::Running => Ok(()),
             // What this very run had stopped and could not start is stopped still.
-            State::Stopped | State::Stopping if self.course.state.restarted => Ok(()),
+            State::Stopped | State::Stopping
+                if self.course.state.to_restart().contains(&member.id.as_str()) =>
+            {
+                Ok(())
+            }
             State::Stopped => refuse("is stopped; a run would start it in the end".into()),
             State::Stopping => refuse("is stopping, and this run has not told it to".into()),
             State::Unknown => refuse("the service does not say whether it runs".into()),

@@ -3,7 +3,10 @@
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
 
 use rayon::prelude::*;
 
@@ -20,6 +23,8 @@ use crate::store::{IngestStats, MemberSource, Store};
 
 /// Most members that are ingested as one.
 const BATCH_MEMBERS: usize = 256;
+/// How often it is looked whether the user has interrupted.
+const TICK: Duration = Duration::from_millis(50);
 
 /// A download to be done.
 struct Job {
@@ -43,49 +48,100 @@ struct Waiting {
     path: PathBuf,
 }
 
+/// What is under way, and what came of it.
+struct Desk {
+    jobs: VecDeque<Job>,
+    /// Downloads that were begun and have not answered.
+    active: usize,
+    waiting: Vec<Waiting>,
+    failures: Vec<(String, String)>,
+    sender: Sender<Done>,
+    receiver: Receiver<Done>,
+    /// Tells the downloads that are under way to end.
+    stop: Arc<AtomicBool>,
+}
+
+impl Desk {
+    fn is_done(&self, stopping: bool) -> bool {
+        self.waiting.is_empty() && self.active == 0 && (self.jobs.is_empty() || stopping)
+    }
+}
+
 impl Runner<'_> {
     /// Downloads, ingests and reads back whatever is not yet.
     pub(super) fn transfer(&mut self) -> Result<(), Error> {
+        // Members that are read in place, or dumped, have to be stopped still.
+        if self.course.state.is_before_starts()
+            && self.course.service.has_control()
+            && !self.is_as_it_was_left()?
+        {
+            return Ok(());
+        }
         self.lose_missing()?;
+        let mut desk = self.desk()?;
+        std::thread::scope(|scope| {
+            let ended = self.transfer_all(&mut desk, scope);
+            // Whatever ended it, downloads that are under way are not waited for: they can be gone
+            // on with.
+            desk.stop.store(true, Ordering::Relaxed);
+            ended
+        })?;
+        self.course.check()?;
+        let failures = desk.failures;
+        if failures.is_empty() { Ok(()) } else { Err(Error::Operations { failures }) }
+    }
+
+    /// Lists what is to be downloaded, and what waits to be stored.
+    fn desk(&self) -> Result<Desk, Error> {
+        let (sender, receiver) = channel();
+        let stop = Arc::<AtomicBool>::default();
         let (mut waiting, mut jobs) = (Vec::new(), VecDeque::new());
         for (_, member) in self.course.open(Kind::VerifyArtifact) {
             match self.course.state.artifact(&member.id) {
                 ArtifactState::Downloaded { path, .. } => {
                     waiting.push(Waiting { member, path: PathBuf::from(path) });
                 }
-                _ => jobs.push_back(self.job(member)?),
+                _ => jobs.push_back(self.job(member, &stop)?),
             }
         }
-        let mut failures = Vec::new();
-        let (sender, receiver) = channel();
+        Ok(Desk { jobs, active: 0, waiting, failures: Vec::new(), sender, receiver, stop })
+    }
+
+    fn transfer_all<'s>(
+        &mut self,
+        desk: &mut Desk,
+        scope: &'s std::thread::Scope<'s, '_>,
+    ) -> Result<(), Error>
+    where
+        Self: 's,
+    {
         let executor = self.course.service.executor;
-        std::thread::scope(|scope| {
-            let mut active = 0;
-            loop {
-                let stopping = self.course.progress.is_interrupted() || !failures.is_empty();
-                while !stopping && active < self.course.options.concurrency && !jobs.is_empty() {
-                    let Some(job) = jobs.pop_front() else { break };
-                    self.course.begin(vec![job.operation], None)?;
-                    let sender = sender.clone();
-                    scope.spawn(move || fetch(executor, job, &sender));
-                    active += 1;
-                }
-                if active > 0 && waiting.is_empty() {
-                    active -= 1;
-                    self.take(receiver.recv().ok(), &mut waiting, &mut failures)?;
-                }
-                active -= self.take_ready(&receiver, &mut waiting, &mut failures)?;
-                if waiting.is_empty() && active == 0 && (jobs.is_empty() || stopping) {
-                    break;
-                }
-                let most = waiting.len().min(BATCH_MEMBERS);
-                let batch: Vec<_> = waiting.drain(..most).collect();
-                self.ingest(batch, &mut failures)?;
+        loop {
+            let stopping = self.course.progress.is_interrupted() || !desk.failures.is_empty();
+            desk.stop.fetch_or(stopping, Ordering::Relaxed);
+            while !stopping && desk.active < self.course.options.concurrency {
+                let Some(job) = desk.jobs.pop_front() else { break };
+                self.course.begin(vec![job.operation], None)?;
+                let sender = desk.sender.clone();
+                scope.spawn(move || fetch(executor, job, &sender));
+                desk.active += 1;
             }
-            Ok::<_, Error>(())
-        })?;
-        self.course.check()?;
-        if failures.is_empty() { Ok(()) } else { Err(Error::Operations { failures }) }
+            if desk.active > 0 && desk.waiting.is_empty() {
+                match desk.receiver.recv_timeout(TICK) {
+                    Ok(done) => self.take(done, desk)?,
+                    Err(_) => continue,
+                }
+            }
+            while let Ok(done) = desk.receiver.try_recv() {
+                self.take(done, desk)?;
+            }
+            if desk.is_done(stopping) {
+                return Ok(());
+            }
+            let most = desk.waiting.len().min(BATCH_MEMBERS);
+            let batch: Vec<_> = desk.waiting.drain(..most).collect();
+            self.ingest(batch, &mut desk.failures)?;
+        }
     }
 
     /// Downloads again what an earlier process had staged and is gone, as all of it is if the machine
@@ -110,7 +166,7 @@ impl Runner<'_> {
         self.course.record(Event::Lost { operations, reason })
     }
 
-    fn job(&self, member: Row) -> Result<Job, Error> {
+    fn job(&self, member: Row, stop: &Arc<AtomicBool>) -> Result<Job, Error> {
         let (operation, _) = self
             .course
             .state
@@ -120,43 +176,32 @@ impl Runner<'_> {
             operation: operation.sequence,
             snapshot: self.course.state.snapshot(&member.id).cloned(),
             staging: self.course.staging.member(self.course.name(), &member.id)?,
-            call: self.course.service.call(&member.id),
-            member,
+            call: Call { interrupted: Arc::clone(stop), ..self.course.service.call(&member.id) },
+            // What is downloaded has to have the code that the member was stopped with.
+            member: Row {
+                module_hash: self.course.state.code(&member.id).map(str::to_owned),
+                ..member
+            },
         })
     }
 
-    /// Takes all downloads that are done by now; returns how many.
-    fn take_ready(
-        &mut self,
-        receiver: &Receiver<Done>,
-        waiting: &mut Vec<Waiting>,
-        failures: &mut Vec<(String, String)>,
-    ) -> Result<usize, Error> {
-        let mut count = 0;
-        while let Ok(done) = receiver.try_recv() {
-            self.take(Some(done), waiting, failures)?;
-            count += 1;
-        }
-        Ok(count)
-    }
-
-    fn take(
-        &mut self,
-        done: Option<Done>,
-        waiting: &mut Vec<Waiting>,
-        failures: &mut Vec<(String, String)>,
-    ) -> Result<(), Error> {
-        let Some(Done { operation, member, result }) = done else { return Ok(()) };
+    /// Records how a download ended.
+    fn take(&mut self, done: Done, desk: &mut Desk) -> Result<(), Error> {
+        let Done { operation, member, result } = done;
+        desk.active -= 1;
         match result {
             Ok((path, staged, checks)) => {
                 let text = path.to_string_lossy().into_owned();
                 self.course
                     .complete(operation, Receipt::Downloaded { path: text, staged, checks })?;
-                waiting.push(Waiting { member, path });
+                desk.waiting.push(Waiting { member, path });
             }
-            Err(error) => {
-                failures.push(self.course.failed(operation, error.to_string())?);
+            // It was told to; what made that necessary is the failure.
+            Err(executor::Error::Interrupted) if desk.stop.load(Ordering::Relaxed) => {
+                let reason = "ended before its time, because the run does not go on";
+                self.course.failed(operation, reason.into())?;
             }
+            Err(error) => desk.failures.push(self.course.failed(operation, error.to_string())?),
         }
         Ok(())
     }

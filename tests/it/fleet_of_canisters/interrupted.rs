@@ -45,7 +45,6 @@ fn an_interruption_of_a_stop_starts_the_members_again() {
 
 /// The snapshot of the interrupted command is there, and nobody has its name.
 #[test]
-#[ignore = "fails: the runner or the test is not what it should be yet"]
 fn an_interruption_of_a_snapshot_leaves_no_snapshot_behind() {
     interrupt(Harm::InterruptBefore, "snapshot create", 1, 130);
     interrupt(Harm::InterruptAfter, "snapshot create", 3, 130);

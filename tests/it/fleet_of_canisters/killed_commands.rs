@@ -6,17 +6,23 @@ use std::process::Output;
 use std::time::{Duration, Instant};
 
 use super::wrapped::Harm;
-use super::{World, said};
-use crate::support::replica::{Fault, Times, canister_id};
+use super::{MEMBERS, World, assert_only_locks, said};
+use crate::support::replica::{Fault, Times, canister_id, hex};
 
 const BACKUP: &str = "backup --init orders";
 
 /// Repeats the backup until no command of the killed one is under way; that has to be soon.
 #[track_caller]
-fn repeat(world: &World) -> Output {
+pub fn repeat(world: &World) -> Output {
+    repeat_words(world, BACKUP)
+}
+
+/// Repeats a command until no command of the killed one is under way.
+#[track_caller]
+fn repeat_words(world: &World, words: &str) -> Output {
     let since = Instant::now();
     loop {
-        let output = world.run(BACKUP);
+        let output = world.run(words);
         if output.status.code() != Some(11) || since.elapsed() > Duration::from_secs(60) {
             return output;
         }
@@ -27,7 +33,7 @@ fn repeat(world: &World) -> Output {
 
 /// Fails unless there is one generation, of what the members hold, and everything is in order.
 #[track_caller]
-fn assert_done(world: &World, when: &str) {
+pub fn assert_done(world: &World, when: &str) {
     world.assert_all_run();
     world.assert_nothing_is_left();
     assert_eq!(world.count("take_canister_snapshot"), [1; 4], "{when}");
@@ -64,15 +70,75 @@ fn kill_at(harms: &[Harm], is_chosen: impl Fn(u64) -> bool) {
 #[test]
 fn a_backup_killed_at_some_of_its_commands_ends_with_the_same_generation() {
     // Among them each kind of command, on different members.
-    kill_at(&[Harm::KillBefore], |number| number % 13 == 5);
-    kill_at(&[Harm::KillBeside], |number| number % 13 == 9);
-    kill_at(&[Harm::KillAfter], |number| number % 13 == 12);
+    kill_at(&[Harm::KillBefore], |number| number % 29 == 5);
+    kill_at(&[Harm::KillBeside], |number| number % 29 == 15);
+    kill_at(&[Harm::KillAfter], |number| number % 29 == 25);
 }
 
 #[test]
 #[ignore = "takes minutes"]
 fn a_backup_killed_at_every_command_ends_with_the_same_generation() {
     kill_at(&[Harm::KillBefore, Harm::KillBeside, Harm::KillAfter], |_| true);
+}
+
+/// Kills a restore at some of the commands that it runs.
+#[track_caller]
+fn kill_restore_at(harms: &[Harm], is_chosen: impl Fn(u64) -> bool) {
+    const RESTORE: &str = "restore orders@g1 --apply";
+    let Some(mut world) = World::new(100_000) else { return };
+    world.set("concurrency = 1");
+    world.wrap();
+    world.ends_with(0, BACKUP);
+    let images: Vec<_> = (1..=MEMBERS).map(|n| world.image(n)).collect();
+    let mut seed = 0;
+    for harm in harms {
+        for number in (1..).filter(|number| is_chosen(*number)) {
+            seed += 1;
+            world.live_on(seed);
+            world.harm(*harm, "", number);
+            let when = format!("{harm:?} {number}");
+            let mut output = world.run(RESTORE);
+            let is_over = output.status.success();
+            if !is_over {
+                assert_eq!(output.status.signal(), Some(9), "{when}: {}", said(&output));
+                let runs = world.json("run list");
+                let mut runs = runs["runs"].as_array().unwrap().iter();
+                let is_begun = runs.any(|run| run["cleaned"] == false);
+                output = repeat_words(&world, if is_begun { "resume" } else { RESTORE });
+                assert_eq!(output.status.code(), Some(0), "{when}: {}", said(&output));
+            }
+            world.assert_all_run();
+            for (n, image) in (1..).zip(&images) {
+                assert!(world.image(n).is(image), "{when}: {n}");
+            }
+            assert_only_locks(&world.path("staging"));
+            // An upload whose answer nobody heard is said, and stays: it may be somebody else's.
+            let left = (1..=MEMBERS).flat_map(|n| world.replica.snapshots(canister_id(n)));
+            let left: Vec<_> = left.map(|snapshot| hex(&snapshot.id)).collect();
+            assert!(left.len() <= 1, "{when}: {left:?}");
+            assert!(left.iter().all(|id| said(&output).contains(id)), "{when}: {left:?}");
+            for n in 1..=MEMBERS {
+                world.replica.with(canister_id(n), |canister| canister.snapshots.clear());
+            }
+            if is_over {
+                assert!(number > 40, "{when}");
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn a_restore_killed_at_some_of_its_commands_ends_with_what_was_backed_up() {
+    kill_restore_at(&[Harm::KillBefore], |number| number % 31 == 7);
+    kill_restore_at(&[Harm::KillBeside], |number| number % 31 == 17);
+    kill_restore_at(&[Harm::KillAfter], |number| number % 31 == 27);
+}
+
+#[test]
+#[ignore = "takes minutes"]
+fn a_restore_killed_at_every_command_ends_with_what_was_backed_up() {
+    kill_restore_at(&[Harm::KillBefore, Harm::KillBeside, Harm::KillAfter], |_| true);
 }
 
 #[test]

@@ -7,6 +7,7 @@ mod generations;
 mod interrupted;
 mod killed;
 mod killed_commands;
+mod killed_records;
 mod questions;
 mod refused;
 mod service;
@@ -26,6 +27,7 @@ use strongroom::run::state::RunState;
 use strongroom::store::Store;
 
 pub use self::killed::play_run;
+pub use self::killed_records::play_run as play_run_of_canisters;
 use crate::support::replica::{Canister, Icp, Principal, Replica, State, canister_id, hex};
 use crate::support::{DEPLOYMENT, Random, noise, open, reference, temp};
 
@@ -116,6 +118,13 @@ impl World {
 
     fn module_hash(&self, n: u64) -> String {
         self.replica.with(canister_id(n), |canister| hex(&canister.module_hash()))
+    }
+
+    /// Adds to the configuration, until it is written anew.
+    fn append(&self, text: &str) {
+        let path = self.path("strongroom.toml");
+        let before = fs::read_to_string(&path).unwrap();
+        fs::write(path, format!("{before}{text}")).unwrap();
     }
 
     fn command(&self, words: &str) -> Command {
@@ -259,6 +268,12 @@ struct Image {
     wasm: Arc<Vec<u8>>,
     stable: Arc<Vec<u8>>,
     module: Arc<Vec<u8>>,
+}
+
+impl Image {
+    fn is(&self, other: &Self) -> bool {
+        (&self.wasm, &self.stable, &self.module) == (&other.wasm, &other.stable, &other.module)
+    }
 }
 
 fn said(output: &Output) -> String {

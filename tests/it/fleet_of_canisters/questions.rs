@@ -137,7 +137,6 @@ fn answers_that_are_too_old_are_asked_for_again() {
 /// A snapshot whose answer was lost, and that could not be looked up either, is nobody's when the
 /// members were started again; it goes when the run ends.
 #[test]
-#[ignore = "fails: the runner or the test is not what it should be yet"]
 fn a_snapshot_that_nobody_learnt_of_is_removed_in_the_end() {
     let (dir, _, store) = world();
     let root = dir.path().join("service");
@@ -196,7 +195,6 @@ fn a_snapshot_that_nobody_learnt_of_is_removed_in_the_end() {
 
 /// What one process could not start is for the next one to start, whatever else it does.
 #[test]
-#[ignore = "fails: the runner or the test is not what it should be yet"]
 fn members_that_could_not_be_started_are_not_forgotten() {
     let (dir, _, store) = world();
     let root = dir.path().join("service");
@@ -234,7 +232,6 @@ fn members_that_could_not_be_started_are_not_forgotten() {
 
 /// Every member is asked, and many are: the answers must not be too old before the last one came.
 #[test]
-#[ignore = "fails: the runner or the test is not what it should be yet"]
 fn slow_answers_are_asked_for_at_the_same_time() {
     let (dir, _, store) = world();
     let together = Arc::new(AtomicU64::new(0));

@@ -251,6 +251,18 @@ fn check_chunk_store(dir: &Path, announced: &[StoredChunk]) -> Result<usize, Str
     }
 }
 
+/// Removes files of the chunk store that are not what their names say: an interrupted download
+/// leaves them empty or in part, and `icp` takes every one that is there for a whole one.
+pub fn remove_partial_chunks(dir: &Path) -> Result<(), String> {
+    for path in files_of(&dir.join(CHUNK_STORE))? {
+        let whole = format!("{}.bin", sha256_of(&path, CHUNK_BYTES_MAX)?);
+        if path.file_name().is_none_or(|name| name != whole.as_str()) {
+            std::fs::remove_file(&path).map_err(failed(&path))?;
+        }
+    }
+    Ok(())
+}
+
 /// Lists a folder that may be missing.
 fn files_of(folder: &Path) -> Result<Vec<PathBuf>, String> {
     match std::fs::read_dir(folder) {

@@ -62,7 +62,7 @@ pub fn begin_download(staging: &Path, what: &str) -> Result<bool, Error> {
     // `icp` believes the metadata that it finds, and fails for ever if it cannot be read.
     let begun =
         [DOWNLOAD_PROGRESS, METADATA].iter().all(|name| is_json_object(&staging.join(name)));
-    if begun && mark.says(what) {
+    if begun && mark.says(what) && content::remove_partial_chunks(staging).is_ok() {
         return Ok(true);
     }
     mark.remove()?;

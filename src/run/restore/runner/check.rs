@@ -11,7 +11,7 @@ use crate::run::inventory::{Inventory, Row};
 use crate::run::restore::event::{Event, Found, Receipt, Validation};
 use crate::run::restore::plan::OperationKind as Kind;
 use crate::run::restore::source::Source;
-use crate::run::service::{Rights, word};
+use crate::run::service::{Rights, ask_each, word};
 use crate::run::topology::topology_hash;
 
 impl Runner<'_> {
@@ -22,13 +22,14 @@ impl Runner<'_> {
         Source::reread(self.course.store, plan)?;
         let topology = self.check_topology(None)?;
         let rights = Rights { control: Some("to stop, load and start it"), read: None };
-        let (mut authorities, mut members) = (Vec::new(), Vec::new());
-        for row in plan.rows() {
+        // All at once, up to a limit: the answers must not be too old before the last one comes.
+        let answers = ask_each(&plan.rows(), self.course.options.concurrency, |row: &Row| {
             self.course.check()?;
             let service = &self.course.service;
-            authorities.push(service.authority(&row, &rights, plan.request.authority)?);
-            members.push(self.find(row)?);
-        }
+            let authority = service.authority(row, &rights, plan.request.authority)?;
+            Ok((authority, self.find(row.clone())?))
+        })?;
+        let (authorities, members) = answers.into_iter().unzip();
         let receipt = Validation {
             plan: plan.id.clone(),
             topology,

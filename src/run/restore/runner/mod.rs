@@ -18,7 +18,7 @@ use crate::run::event::Completed;
 use crate::run::inventory::Row;
 use crate::run::journal::Recorded;
 use crate::run::ledger::Ledger;
-use crate::run::{runner, state};
+use crate::run::state;
 use crate::store::Tree;
 
 /// A member of a finished restore.
@@ -80,10 +80,11 @@ impl<'a> Runner<'a> {
         }
         let into = &plan.request.into;
         let lock = course::lock(parts.store, into)?;
-        let restore = any::unfinished_restore(parts.store, into)?.map(|(run, _)| run);
-        let backup = runner::unfinished(parts.store, into)?;
-        if let Some(run) = restore.or(backup) {
-            return Err(Error::Unfinished { deployment: into.clone(), run });
+        let open = any::Open::of(parts.store, into)?;
+        open.tell(parts.observer);
+        open.close(parts.store)?;
+        if let Some((run, _)) = open.unfinished().next() {
+            return Err(Error::Unfinished { deployment: into.clone(), run: run.to_owned() });
         }
         let now = UnixNanos::now();
         let planned = Event::RestorePlanned { plan: Box::new(plan.clone()) };
@@ -125,7 +126,7 @@ impl<'a> Runner<'a> {
         let cause = match self.go() {
             Ok(report) => return Ok(report),
             // Whoever counts steps wants to see the state between them.
-            Err(cause @ Error::StepsDone(_)) => return Err(cause),
+            Err(cause @ Error::StepsDone { .. }) => return Err(cause),
             Err(Error::Operations { .. }) if self.course.progress.is_interrupted() => {
                 Error::Interrupted
             }
