@@ -34,7 +34,7 @@ pub struct Options {
     pub staging: PathBuf,
     /// How the content is ingested; the plan's checksum goes before the one in here.
     pub ingest: IngestOptions,
-    /// Most downloads or uploads at once.
+    /// Most downloads or uploads at once, and most members that are asked something at once.
     pub concurrency: usize,
     /// How long a member may take to stop or start after the service was told.
     pub settle: Duration,

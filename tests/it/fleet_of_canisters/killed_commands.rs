@@ -6,7 +6,7 @@ use std::process::Output;
 use std::time::{Duration, Instant};
 
 use super::wrapped::Harm;
-use super::{MEMBERS, World, assert_only_locks, said};
+use super::{Image, MEMBERS, World, assert_only_locks, said};
 use crate::support::replica::{Fault, Times, canister_id, hex};
 
 const BACKUP: &str = "backup --init orders";
@@ -42,103 +42,131 @@ pub fn assert_done(world: &World, when: &str) {
     assert!(world.runs().iter().all(|(_, state)| state.cleaned), "{when}");
 }
 
-/// Kills the backup at some of the commands that it runs, those for which `is_chosen` holds.
+const KILLS: [Harm; 3] = [Harm::KillBefore, Harm::KillBeside, Harm::KillAfter];
+
+/// Kills something at every command that it runs; `kill` says whether there was one of that number.
 #[track_caller]
-fn kill_at(harms: &[Harm], is_chosen: impl Fn(u64) -> bool) {
-    for harm in harms {
-        for number in (1..).filter(|number| is_chosen(*number)) {
-            let Some(mut world) = World::new(100_000) else { return };
-            // One after the other, so that every call has its number.
-            world.set("concurrency = 1");
-            world.wrap();
-            world.harm(*harm, "", number);
-            let when = format!("{harm:?} {number}");
-            let output = world.run(BACKUP);
-            if output.status.success() {
-                assert!(number > 40, "{when}");
-                assert_done(&world, &when);
-                break;
-            }
-            assert_eq!(output.status.signal(), Some(9), "{when}: {}", said(&output));
-            let output = repeat(&world);
-            assert_eq!(output.status.code(), Some(0), "{when}: {}", said(&output));
-            assert_done(&world, &when);
-        }
+fn kill_at_every_command(mut kill: impl FnMut(Harm, u64) -> bool) {
+    for harm in KILLS {
+        let ends = (1..).find(|number| !kill(harm, *number)).unwrap();
+        assert!(ends > 40, "{harm:?}: {ends}");
     }
 }
 
-#[test]
-fn a_backup_killed_at_some_of_its_commands_ends_with_the_same_generation() {
-    // Among them each kind of command, on different members.
-    kill_at(&[Harm::KillBefore], |number| number % 29 == 5);
-    kill_at(&[Harm::KillBeside], |number| number % 29 == 15);
-    kill_at(&[Harm::KillAfter], |number| number % 29 == 25);
+/// Kills the backup at the command of that number among those with these words, and repeats it.
+/// Says whether there was such a command.
+#[track_caller]
+fn kill_backup(harm: Harm, words: &str, number: u64) -> bool {
+    let Some(mut world) = World::new(100_000) else { return number < 50 };
+    // One after the other, so that every call has its number.
+    world.set("concurrency = 1");
+    world.wrap();
+    world.harm(harm, words, number);
+    let when = format!("{harm:?} {words} {number}");
+    let mut output = world.run(BACKUP);
+    let is_killed = !output.status.success();
+    if is_killed {
+        assert_eq!(output.status.signal(), Some(9), "{when}: {}", said(&output));
+        output = repeat(&world);
+        assert_eq!(output.status.code(), Some(0), "{when}: {}", said(&output));
+    }
+    assert_done(&world, &when);
+    is_killed
 }
 
+#[test]
+fn a_backup_killed_at_commands_of_each_kind_ends_with_the_same_generation() {
+    for (harm, words, number) in [
+        (Harm::KillBefore, "canister stop", 2),
+        (Harm::KillAfter, "snapshot create", 2),
+        (Harm::KillBeside, "canister start", 3),
+        (Harm::KillAfter, "snapshot download", 1),
+        (Harm::KillBefore, "snapshot delete", 3),
+    ] {
+        assert!(kill_backup(harm, words, number), "{harm:?} {words}");
+    }
+}
+
+/// `cargo test --test it killed_at_every -- --ignored` runs this and the like of it.
 #[test]
 #[ignore = "takes minutes"]
 fn a_backup_killed_at_every_command_ends_with_the_same_generation() {
-    kill_at(&[Harm::KillBefore, Harm::KillBeside, Harm::KillAfter], |_| true);
+    kill_at_every_command(|harm, number| kill_backup(harm, "", number));
 }
 
-/// Kills a restore at some of the commands that it runs.
-#[track_caller]
-fn kill_restore_at(harms: &[Harm], is_chosen: impl Fn(u64) -> bool) {
+/// Restores of one generation, again and again.
+struct Restores {
+    world: World,
+    images: Vec<Image>,
+    seed: u64,
+}
+
+impl Restores {
     const RESTORE: &str = "restore orders@g1 --apply";
-    let Some(mut world) = World::new(100_000) else { return };
-    world.set("concurrency = 1");
-    world.wrap();
-    world.ends_with(0, BACKUP);
-    let images: Vec<_> = (1..=MEMBERS).map(|n| world.image(n)).collect();
-    let mut seed = 0;
-    for harm in harms {
-        for number in (1..).filter(|number| is_chosen(*number)) {
-            seed += 1;
-            world.live_on(seed);
-            world.harm(*harm, "", number);
-            let when = format!("{harm:?} {number}");
-            let mut output = world.run(RESTORE);
-            let is_over = output.status.success();
-            if !is_over {
-                assert_eq!(output.status.signal(), Some(9), "{when}: {}", said(&output));
-                let runs = world.json("run list");
-                let mut runs = runs["runs"].as_array().unwrap().iter();
-                let is_begun = runs.any(|run| run["cleaned"] == false);
-                output = repeat_words(&world, if is_begun { "resume" } else { RESTORE });
-                assert_eq!(output.status.code(), Some(0), "{when}: {}", said(&output));
-            }
-            world.assert_all_run();
-            for (n, image) in (1..).zip(&images) {
-                assert!(world.image(n).is(image), "{when}: {n}");
-            }
-            assert_only_locks(&world.path("staging"));
-            // An upload whose answer nobody heard is said, and stays: it may be somebody else's.
-            let left = (1..=MEMBERS).flat_map(|n| world.replica.snapshots(canister_id(n)));
-            let left: Vec<_> = left.map(|snapshot| hex(&snapshot.id)).collect();
-            assert!(left.len() <= 1, "{when}: {left:?}");
-            assert!(left.iter().all(|id| said(&output).contains(id)), "{when}: {left:?}");
-            for n in 1..=MEMBERS {
-                world.replica.with(canister_id(n), |canister| canister.snapshots.clear());
-            }
-            if is_over {
-                assert!(number > 40, "{when}");
-                break;
-            }
+
+    fn new() -> Option<Self> {
+        let mut world = World::new(100_000)?;
+        world.set("concurrency = 1");
+        world.wrap();
+        world.ends_with(0, BACKUP);
+        let images = (1..=MEMBERS).map(|n| world.image(n)).collect();
+        Some(Self { world, images, seed: 0 })
+    }
+
+    /// As `kill_backup`, after the members have changed.
+    #[track_caller]
+    fn kill(&mut self, harm: Harm, words: &str, number: u64) -> bool {
+        let world = &self.world;
+        self.seed += 1;
+        world.live_on(self.seed);
+        world.harm(harm, words, number);
+        let when = format!("{harm:?} {words} {number}");
+        let mut output = world.run(Self::RESTORE);
+        let is_killed = !output.status.success();
+        if is_killed {
+            assert_eq!(output.status.signal(), Some(9), "{when}: {}", said(&output));
+            let runs = world.json("run list");
+            let is_begun =
+                runs["runs"].as_array().unwrap().iter().any(|run| run["cleaned"] == false);
+            output = repeat_words(world, if is_begun { "resume" } else { Self::RESTORE });
+            assert_eq!(output.status.code(), Some(0), "{when}: {}", said(&output));
         }
+        world.assert_all_run();
+        for (n, image) in (1..).zip(&self.images) {
+            assert!(world.image(n).is(image), "{when}: {n}");
+        }
+        assert_only_locks(&world.path("staging"));
+        // An upload whose answer nobody heard is said, and stays: it may be somebody else's.
+        let left = (1..=MEMBERS).flat_map(|n| world.replica.snapshots(canister_id(n)));
+        let left: Vec<_> = left.map(|snapshot| hex(&snapshot.id)).collect();
+        assert!(left.len() <= 1, "{when}: {left:?}");
+        assert!(left.iter().all(|id| said(&output).contains(id)), "{when}: {left:?}");
+        for n in 1..=MEMBERS {
+            world.replica.with(canister_id(n), |canister| canister.snapshots.clear());
+        }
+        is_killed
     }
 }
 
 #[test]
-fn a_restore_killed_at_some_of_its_commands_ends_with_what_was_backed_up() {
-    kill_restore_at(&[Harm::KillBefore], |number| number % 31 == 7);
-    kill_restore_at(&[Harm::KillBeside], |number| number % 31 == 17);
-    kill_restore_at(&[Harm::KillAfter], |number| number % 31 == 27);
+fn a_restore_killed_at_commands_of_each_kind_ends_with_what_was_backed_up() {
+    let Some(mut restores) = Restores::new() else { return };
+    for (harm, words, number) in [
+        (Harm::KillAfter, "snapshot upload", 2),
+        (Harm::KillBefore, "canister stop", 3),
+        (Harm::KillBeside, "snapshot restore", 2),
+        (Harm::KillAfter, "canister start", 1),
+        (Harm::KillBeside, "snapshot delete", 1),
+    ] {
+        assert!(restores.kill(harm, words, number), "{harm:?} {words}");
+    }
 }
 
 #[test]
 #[ignore = "takes minutes"]
 fn a_restore_killed_at_every_command_ends_with_what_was_backed_up() {
-    kill_restore_at(&[Harm::KillBefore, Harm::KillBeside, Harm::KillAfter], |_| true);
+    let Some(mut restores) = Restores::new() else { return };
+    kill_at_every_command(|harm, number| restores.kill(harm, "", number));
 }
 
 #[test]
