@@ -12,14 +12,18 @@
 //! | `stage` | a store before some work, and what must be there after an accident of it |
 //! | `scene` | a small store with everything in it, and what it must hold |
 //! | `tool` | the command, run as people run it |
+//! | `fuzzing` | inputs that are changed and decoded; what is tried is the library of this package |
+//! | `corpus` | the inputs that fuzzing begins with |
 //! | `report` | what was tried and found, a row of a table each |
 //! | `truth`, `chance`, `volume` | what several deployments must hold; moments; file systems to cut off |
 //! | `power_cuts` | file systems lose their power |
 
 mod chance;
 mod changes;
+mod corpus;
 mod crashes;
 mod faults;
+mod fuzzing;
 mod kills;
 mod parallel;
 mod power_cuts;
@@ -35,9 +39,14 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use peak_alloc::PeakAlloc;
 
 use report::Row;
 use tool::Tool;
+
+/// Counts what is allocated, for `fuzz`.
+#[global_allocator]
+static MEMORY: PeakAlloc = PeakAlloc;
 
 /// Tries accidents on a store, and says what they did.
 #[derive(Parser)]
@@ -83,6 +92,8 @@ enum Proof {
         #[arg(long)]
         seed: Option<u64>,
     },
+    /// Decodes changed inputs of every kind, and builds and damages stores as inputs say.
+    Fuzz(fuzzing::Options),
 }
 
 fn main() -> ExitCode {
@@ -99,6 +110,11 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> anyhow::Result<Row> {
+    if let Proof::Fuzz(options) = &args.proof
+        && !options.write_corpus
+    {
+        return fuzzing::prove(options, &MEMORY);
+    }
     let tool = Tool::new(&args.strongroom)?;
     match args.proof {
         Proof::Scene => scene::prove(&tool),
@@ -106,5 +122,6 @@ fn run(args: &Args) -> anyhow::Result<Row> {
         Proof::Faults { step } => faults::prove(&tool, step),
         Proof::Kills { kills } => kills::prove(&tool, kills),
         Proof::PowerCuts { cuts, seed } => power_cuts::prove(&tool, cuts, seed),
+        Proof::Fuzz(ref options) => corpus::write(&tool, options.corpus()),
     }
 }

@@ -14,6 +14,7 @@ mod groups;
 mod merge;
 
 use std::collections::HashSet;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::backend::{self, Backend, Key, ObjectBytes};
@@ -326,6 +327,8 @@ pub struct Index {
     store_id: StoreId,
     current: RwLock<Snapshot>,
     damaged: Vec<DamagedSegment>,
+    /// How often segments in memory only were left.
+    left: AtomicU64,
 }
 
 impl Index {
@@ -357,13 +360,20 @@ impl Index {
             }
         }
         let current = RwLock::new(Snapshot::new(segments, Doubtful::default()));
-        Ok(Self { store_id, current, damaged })
+        Ok(Self { store_id, current, damaged, left: AtomicU64::new(0) })
     }
 
     /// Returns segments that could not be used.
     #[must_use]
     pub fn damaged(&self) -> &[DamagedSegment] {
         &self.damaged
+    }
+
+    /// Returns how often [`Index::refresh`] has left what was kept in memory only. Whoever had put
+    /// it there, because the stored segments lacked it, has to do that again.
+    #[must_use]
+    pub fn left(&self) -> u64 {
+        self.left.load(Ordering::Relaxed)
     }
 
     /// Returns the index as it is now.
@@ -404,6 +414,9 @@ impl Index {
             opened.extend(segment?.ok().map(Arc::new));
         }
         self.change(|segments, _| {
+            if segments.iter().any(|segment| !segment.is_stored) {
+                self.left.fetch_add(1, Ordering::Relaxed);
+            }
             segments.retain(|segment| segment.is_stored && listed.contains(&segment.id));
             opened.retain(|new| segments.iter().all(|known| known.id != new.id));
             segments.append(&mut opened);

@@ -154,7 +154,7 @@ impl Log {
 
     /// Takes up record `number`, which follows all taken so far.
     fn take(&mut self, backend: &dyn Backend, number: u64) {
-        for lost in self.next..number.min(self.next + 1000) {
+        for lost in self.next..number.min(self.next.saturating_add(1000)) {
             self.damage(lost, Fault::Missing);
         }
         let gap = number != self.next;
@@ -264,7 +264,7 @@ impl Log {
             }
         }
         let hidden = self.damaged.iter().filter(|damaged| damaged.number.0 > last_commit).count();
-        GenerationNumber(last + 1 + hidden as u64)
+        GenerationNumber(last.saturating_add(1 + hidden as u64))
     }
 
     /// Returns the newest visible generation of each deployment.
@@ -313,7 +313,8 @@ impl Log {
         let bytes = record.encode();
         match backend.put(&key(number), &[&bytes])? {
             Put::Created => {
-                self.next += 1;
+                // Whatever number a damaged store has led to: at the end, nothing more is written.
+                self.next = self.next.saturating_add(1);
                 self.last_digest = Digest::of(&bytes);
                 self.records.push(record);
                 Ok(Some(number))
@@ -395,6 +396,29 @@ mod tests {
         assert_eq!(promote(&mut two, &backend, "a").number.0, 2);
         assert_eq!(promote(&mut one, &backend, "a").number.0, 3);
         assert!(Log::read(&backend).unwrap().damaged().is_empty());
+    }
+
+    #[test]
+    fn numbers_at_the_very_end_are_an_error_and_not_the_first_ones_again() {
+        for number in [u64::MAX - 1, u64::MAX] {
+            let backend = MemoryBackend::new();
+            let mut log = Log::read(&backend).unwrap();
+            promote(&mut log, &backend, "a");
+            let first = backend.read(&key(CommitNumber(1)), 1 << 20).unwrap().to_vec();
+            backend.replace(&key(CommitNumber(number)), first);
+            let mut read = Log::read(&backend).unwrap();
+            let mut results = (0..2).map(|_| {
+                read.promote(&backend, UnixNanos(5), "a", Digest([3; 32])).map(|g| g.commit.0)
+            });
+            assert!(results.any(|result| result.is_err()));
+            assert_eq!(Log::read(&backend).unwrap().generations()[0].number.0, 1);
+        }
+        let backend = MemoryBackend::new();
+        let mut log = Log::read(&backend).unwrap();
+        let (deployment, generation) = ("a".to_owned(), GenerationNumber(u64::MAX));
+        let event = Event::Promote { deployment, generation, manifest: Digest([3; 32]) };
+        write(&mut log, &backend, event);
+        assert_eq!(log.next_generation("a").0, u64::MAX);
     }
 
     #[test]

@@ -48,6 +48,15 @@ impl ChunkFault {
         }
     }
 
+    /// Says whether the pack is not there that should hold the chunk or its base.
+    fn is_without_pack(&self) -> bool {
+        match &self.reason {
+            ChunkReason::Base(fault) => fault.is_without_pack(),
+            ChunkReason::Backend(error) => matches!(error, backend::Error::NotFound { .. }),
+            _ => false,
+        }
+    }
+
     /// Says whether stored bytes are missing or wrong (and not only could not be read this time).
     #[must_use]
     pub fn is_damage(&self) -> bool {
@@ -415,15 +424,21 @@ pub(super) fn read_chunk(store: &Store, digest: &Digest) -> Result<Vec<u8>, Chun
     read(&index).or_else(|fault| read_again(store, fault, read))
 }
 
-/// Reads once more, with an index made anew, if that may help: the index lacks the chunk or its
-/// base, or has been found to be damaged.
+/// Reads once more, with another index, if that may help: the index lacks the chunk or its base,
+/// names a pack that is not there while one that no segment names may hold it, or has been found to
+/// be damaged.
 fn read_again<T>(
     store: &Store,
     fault: ChunkFault,
     read: impl Fn(&Snapshot) -> Result<T, ChunkFault>,
 ) -> Result<T, ChunkFault> {
-    let index =
-        if fault.is_unknown() { store.recover_index() } else { store.recover_damaged_index() };
+    let index = if fault.is_unknown() {
+        store.recover_index()
+    } else if fault.is_without_pack() {
+        store.covered_index()
+    } else {
+        store.recover_damaged_index()
+    };
     match index {
         Some(index) => read(&index),
         None => Err(fault),

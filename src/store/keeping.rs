@@ -7,6 +7,7 @@
 
 use std::collections::HashSet;
 use std::sync::atomic::Ordering;
+use std::sync::{Mutex, PoisonError};
 
 use super::{Error, Store};
 use crate::backend::{self, Key};
@@ -82,8 +83,16 @@ impl Store {
     /// manifest refers to: somebody removed a part of it, or packs came from elsewhere.
     pub(super) fn recover_index(&self) -> Option<Snapshot> {
         let index = self.index().ok()?;
-        self.recovered.get_or_init(|| drop(self.rebuild_index(index)));
+        once(&self.recovered, index, || drop(self.rebuild_index(index)));
         Some(index.snapshot())
+    }
+
+    /// Adds packs to the index, in memory and once in the life of this value, that no segment names:
+    /// of writers that were killed before their segment.
+    pub(super) fn covered_index(&self) -> Option<Snapshot> {
+        let index = self.index().ok()?;
+        once(&self.covered, index, || drop(self.cover(false, Lists::Wanted)));
+        self.recover_damaged_index().or_else(|| Some(index.snapshot()))
     }
 
     /// Makes the index anew if a chunk is not where it says because a segment is damaged: large ones
@@ -178,4 +187,14 @@ impl Store {
 /// Returns the key of a list of objects to be removed.
 pub(super) fn removal_key(id: &Digest) -> Key {
     Key::new(format!("{REMOVALS}/{id}")).expect("a digest is a valid name")
+}
+
+/// Does something to the index that was not done yet, or whose effect was kept in memory only and
+/// has been left since.
+fn once(done: &Mutex<Option<u64>>, index: &Index, work: impl FnOnce()) {
+    let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
+    if *done != Some(index.left()) {
+        work();
+        *done = Some(index.left());
+    }
 }

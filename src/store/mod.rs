@@ -81,7 +81,10 @@ pub struct Store {
     access: Access,
     index: OnceLock<Index>,
     opening: Mutex<()>,
-    recovered: OnceLock<()>,
+    /// When the index was made anew, as [`Index::left`] counts, because it lacked a chunk.
+    recovered: Mutex<Option<u64>>,
+    /// When packs that no segment names were looked for, because a pack was not there.
+    covered: Mutex<Option<u64>>,
     /// Whether the index was made anew: it may have known of lost packs what the packs do not tell.
     rebuilt: AtomicBool,
     /// Whether the index was found to be damaged when a chunk was not where it says.
@@ -125,7 +128,8 @@ impl Store {
             access,
             index: OnceLock::new(),
             opening: Mutex::new(()),
-            recovered: OnceLock::new(),
+            recovered: Mutex::new(None),
+            covered: Mutex::new(None),
             rebuilt: AtomicBool::new(false),
             doubted: OnceLock::new(),
         }

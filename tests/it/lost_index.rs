@@ -2,7 +2,10 @@
 
 use strongroom::backend::{Key, MemoryBackend};
 use strongroom::chunker::Params;
+use strongroom::digest::Digest;
+use strongroom::format::pack::{Content, SALT_AT, SALT_BYTES};
 use strongroom::store::{DamageKind, Scope, Store, StoreConfig};
+use strongroom::{format, pack};
 
 use crate::support::{
     DEPLOYMENT, Forge, TestBackend, Tree, assert_clean, assert_restores, backup, backup_much_later,
@@ -126,7 +129,11 @@ fn a_read_only_store_without_an_index_is_read() {
         let objects = keys(&copy, "").len();
         let backend = TestBackend::new(copy.clone());
         backend.make_read_only();
-        assert_restores(&open(backend.clone()), DEPLOYMENT, tree.path());
+        let store = open(backend.clone());
+        for time in 1..=3 {
+            assert!(cat(&store, DEPLOYMENT, b"3/7").is_ok(), "{what}: read {time}");
+        }
+        assert_restores(&store, DEPLOYMENT, tree.path());
         let report = verify(&open(backend), Scope::Full);
         assert!(of_kind(&report, DamageKind::Pack).is_empty(), "{what}");
         assert_eq!(keys(&copy, "").len(), objects, "nothing was written or removed");
@@ -157,6 +164,35 @@ fn packs_that_a_killed_writer_left_without_an_index_are_used() {
     assert_eq!(keys(&backend, "index").len(), 0);
     let report = backup(&store, tree.path());
     assert_eq!((report.stats.chunks_encoded, report.stats.chunks_reused), (0, 1));
+}
+
+#[test]
+fn a_pack_without_an_index_stands_in_for_one_that_is_gone() {
+    let dir = temp();
+    let tree = Tree::create(dir.path().join("source"));
+    tree.file("file", noise(1, 30_000));
+    let (backend, store) = memory_store();
+    backup(&store, tree.path());
+    // Stored again by somebody who was killed before the index, and then the first ones go.
+    for key in keys(&backend, "packs").iter().chain(&keys(&backend, "pages")) {
+        let mut pack = object(&backend, key);
+        let content =
+            if key.as_str().starts_with("packs") { Content::Chunks } else { Content::Pages };
+        let directory = format::pack::directory_of(&pack, store.id()).unwrap();
+        pack.truncate(
+            directory.records.last().map_or(64, |last| (last.offset + last.stored_bytes) as usize),
+        );
+        pack[SALT_AT..SALT_AT + SALT_BYTES].copy_from_slice(&[1; SALT_BYTES]);
+        format::pack::append_directory(&mut pack, &directory.records);
+        backend.replace(&pack::key(content, &Digest::of(&pack)), pack);
+        lose(&backend, key);
+    }
+    let store = open(backend.clone());
+    for _ in 0..3 {
+        assert_eq!(cat(&store, DEPLOYMENT, b"file").unwrap(), noise(1, 30_000));
+    }
+    assert_restores(&open(backend.clone()), DEPLOYMENT, tree.path());
+    assert_clean(&open(backend));
 }
 
 #[test]

@@ -13,7 +13,8 @@ use super::{Authority, Call, Capabilities, Error, Evidence, Executor, Fetched, S
 use crate::run::facts::Snapshot;
 use crate::run::inventory::Row;
 
-mod answer;
+#[doc(hidden)]
+pub mod answer;
 mod config;
 mod content;
 mod unfinished;
