@@ -399,6 +399,36 @@ mod tests {
     }
 
     #[test]
+    fn a_record_of_another_history_or_another_place_is_damage() {
+        let backend = MemoryBackend::new();
+        let mut log = Log::read(&backend).unwrap();
+        let names = ["a", "b", "c"];
+        for name in names {
+            promote(&mut log, &backend, name);
+        }
+        let other = MemoryBackend::new();
+        let mut log = Log::read(&other).unwrap();
+        for name in names.into_iter().rev() {
+            promote(&mut log, &other, name);
+        }
+        let bytes = |number| other.read(&key(CommitNumber(number)), 1 << 20).unwrap().to_vec();
+        let faults = |place, bytes| {
+            let copy = MemoryBackend::new();
+            for number in 1..=3 {
+                let key = key(CommitNumber(number));
+                copy.replace(&key, backend.read(&key, 1 << 20).unwrap().to_vec());
+            }
+            copy.replace(&key(CommitNumber(place)), bytes);
+            let read = Log::read(&copy).unwrap();
+            read.damaged().iter().map(|found| (found.number.0, found.fault.clone())).collect()
+        };
+        let found: Vec<_> = faults(1, bytes(1));
+        assert!(matches!(found[..], [(1, Fault::Chain { .. })]), "{found:?}");
+        let found: Vec<_> = faults(3, bytes(2));
+        assert!(matches!(found[..], [(3, Fault::Number { actual: 2 })]), "{found:?}");
+    }
+
+    #[test]
     fn numbers_at_the_very_end_are_an_error_and_not_the_first_ones_again() {
         for number in [u64::MAX - 1, u64::MAX] {
             let backend = MemoryBackend::new();

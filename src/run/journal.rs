@@ -497,6 +497,17 @@ mod tests {
     }
 
     #[test]
+    fn a_record_of_another_journal_is_damage() {
+        let (backend, other) = (three(), MemoryBackend::new());
+        let mut journal = Journal::create(&other, "run-1").unwrap();
+        journal.append(&other, UnixNanos(0), &"x").unwrap();
+        let first = key("run-1", 1).unwrap();
+        backend.replace(&first, other.read(&first, 1 << 20).unwrap().to_vec());
+        let error = events(&backend, true).unwrap_err();
+        assert!(matches!(error, Error::Hole { number: 2, .. }), "{error}");
+    }
+
+    #[test]
     fn a_closed_journal_is_one_object_and_reads_the_same() {
         let backend = three();
         let (journal, before) = events(&backend, false).unwrap();

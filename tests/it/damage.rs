@@ -311,6 +311,29 @@ fn two_packs_of_one_length_that_changed_their_names_are_found_by_structure() {
     assert!(restore(&open(backend), DEPLOYMENT, fast_temp().path()).failures.len() == 2);
 }
 
+#[test]
+fn manifests_that_changed_their_names_are_found_though_each_is_whole() {
+    let dir = temp();
+    let tree = Tree::create(dir.path().join("source"));
+    let (backend, store) = memory_store();
+    let mut artifacts = Vec::new();
+    for number in 1..=2 {
+        tree.file("file", noise(number, 5000));
+        artifacts.push(crate::support::backup(&store, tree.path()).artifacts[0].manifest);
+    }
+    let keys = artifacts.iter().map(|id| Key::new(format!("manifests/{id}")).unwrap());
+    let keys: Vec<_> = keys.collect();
+    let bytes: Vec<_> = keys.iter().map(|key| object(&backend, key)).collect();
+    backend.replace(&keys[0], bytes[1].clone());
+    backend.replace(&keys[1], bytes[0].clone());
+    let report = verify(&open(backend.clone()), Scope::Structure);
+    assert_eq!(of_kind(&report, DamageKind::Manifest).len(), 2, "{:?}", report.damaged);
+    for generation in 1..=2 {
+        let what = format!("{DEPLOYMENT}@g{generation}");
+        assert!(crate::support::cat(&open(backend.clone()), &what, b"file").is_err());
+    }
+}
+
 /// Flips a bit in a page and returns the copy.
 fn damaged_page(sample: &Sample, page: &Digest) -> MemoryBackend {
     let (place, backend) = (sample.find(page), sample.copy());

@@ -4,10 +4,11 @@ use std::path::Path;
 
 use rustix::io::Errno;
 use strongroom::backend::MemoryBackend;
+use strongroom::store::Error;
 
 use crate::support::{
-    TestBackend, When, assert_clean, assert_restores, backup, create, fast_temp, noise, open,
-    try_backup,
+    TestBackend, When, assert_clean, assert_restores, backup, change, create, fast_temp, noise,
+    open, try_backup,
 };
 
 fn fill(root: &Path, name: &str, seed: u64, len: usize) {
@@ -72,4 +73,22 @@ fn a_store_that_takes_nothing_more_can_still_be_read() {
     let report = crate::support::restore(&store, "orders", target.path());
     assert_eq!(report.failures, []);
     assert_eq!(backend.counts().puts_of("packs"), puts);
+}
+
+#[test]
+fn a_pack_that_does_not_read_back_fails_the_backup_and_nothing_becomes_visible() {
+    let tree = fast_temp();
+    fill(tree.path(), "file", 1, 70_000);
+    for folder in ["packs/", "pages/"] {
+        let memory = MemoryBackend::new();
+        let damaged = memory.clone();
+        let backend = TestBackend::new(memory.clone()).after_put(move |key| {
+            if key.as_str().starts_with(folder) {
+                change(&damaged, key, |bytes| bytes[100] ^= 1);
+            }
+        });
+        let error = try_backup(&create(backend), tree.path()).unwrap_err();
+        assert!(matches!(error, Error::ReadBack { .. }), "{error}");
+        assert_eq!(open(memory).log().unwrap().generations(), []);
+    }
 }
