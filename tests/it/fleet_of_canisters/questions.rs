@@ -12,6 +12,7 @@ use strongroom::run::event::{AuthorityReceipt, Event, PREFLIGHT_NANOS, Preflight
 use strongroom::run::executor;
 use strongroom::run::inventory::Row;
 use strongroom::run::journal::Journal;
+use strongroom::run::plan::OperationKind;
 use strongroom::run::runner::{self, Error};
 use strongroom::store::Store;
 
@@ -261,4 +262,30 @@ fn slow_answers_are_asked_for_at_the_same_time() {
     back_up(&store, &service, &plan(), options).unwrap();
     assert!(most.load(Ordering::SeqCst) > 1, "one after the other");
     assert_done(dir.path(), &store);
+}
+
+/// What one member has downloaded until then is gone on with later.
+#[test]
+fn a_download_that_fails_ends_the_others() {
+    let (dir, _, store) = world();
+    let root = dir.path().join("service");
+    let slow = root.join("root/goes-on");
+    fs::write(&slow, "").unwrap();
+    let service = Service::with(&root, |verb, member, side| {
+        let fails = verb == "download" && member == "left" && side == Side::Before;
+        fails.then(|| executor::Error::Unknown("no such luck".into()))
+    });
+    let options = runner::Options { concurrency: 2, ..options(dir.path()) };
+    let error = back_up(&store, &service, &plan(), options.clone()).unwrap_err();
+    let Error::Operations { failures } = &error else { panic!("{error}") };
+    assert_eq!(failures.len(), 1, "{failures:?}");
+    assert!(failures[0].0 == "download-left" && failures[0].1 == "no such luck", "{failures:?}");
+    let run = runner::unfinished(&store, DEPLOYMENT).unwrap().unwrap();
+    let state = runner::look(&store, &run).unwrap();
+    let (_, download) = state.of(OperationKind::DownloadSnapshot, "root").unwrap();
+    assert!(download.reason().unwrap().contains("ended before its time"), "{download:?}");
+    fs::remove_file(slow).unwrap();
+    back_up(&store, &Service::at(&root), &plan(), options).unwrap();
+    assert_done(dir.path(), &store);
+    assert!(MEMBERS.iter().all(|member| service.count("create", member) == 1));
 }

@@ -242,6 +242,16 @@ impl Executor for Service {
         call: &Call,
     ) -> Result<Fetched, Error> {
         self.answer("download", &member.id, call, |path| {
+            // Goes on until it is told to end, or for a minute.
+            for _ in 0..6000 {
+                if call.is_interrupted() {
+                    return Err(Error::Interrupted);
+                }
+                if !path.join("goes-on").exists() {
+                    break;
+                }
+                std::thread::sleep(std::time::Duration::from_millis(10));
+            }
             let from = path.join("snapshots").join(&snapshot.unwrap().id);
             fs::copy(from, staging.join("memory"))
                 .map(|_| Fetched::Staged)

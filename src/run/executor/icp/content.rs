@@ -307,3 +307,30 @@ pub fn fingerprint(dir: &Path) -> Result<String, String> {
     }
     Ok(text)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_the_chunk_store_only_whole_files_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        remove_partial_chunks(dir.path()).unwrap();
+        let store = dir.path().join(CHUNK_STORE);
+        std::fs::create_dir(&store).unwrap();
+        let name = |content: &[u8]| format!("{}.bin", hex(&Sha256::digest(content)));
+        let write = |name: String, content: &[u8]| {
+            std::fs::write(store.join(name), content).unwrap();
+        };
+        write(name(b"whole"), b"whole");
+        write(name(b"cut short"), b"cut");
+        write(name(b"not begun"), b"");
+        write("else".into(), b"else");
+        remove_partial_chunks(dir.path()).unwrap();
+        let left: Vec<_> = files_of(&store).unwrap();
+        assert_eq!(left, [store.join(name(b"whole"))]);
+        // A folder in its place: nothing can be gone on with.
+        std::fs::create_dir(store.join("folder")).unwrap();
+        assert!(remove_partial_chunks(dir.path()).is_err());
+    }
+}
