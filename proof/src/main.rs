@@ -17,17 +17,23 @@
 //! | `report` | what was tried and found, a row of a table each |
 //! | `truth`, `chance`, `volume` | what several deployments must hold; moments; file systems to cut off |
 //! | `power_cuts` | file systems lose their power |
+//! | `processes`, `meetings` | many processes on one store, killed and stopped |
+//! | `damage`, `sample` | every bit of a small store with every kind of object |
 
 mod chance;
 mod changes;
 mod corpus;
 mod crashes;
+mod damage;
 mod faults;
 mod fuzzing;
 mod kills;
+mod meetings;
 mod parallel;
 mod power_cuts;
+mod processes;
 mod report;
+mod sample;
 mod scene;
 mod stage;
 mod tool;
@@ -94,6 +100,24 @@ enum Proof {
     },
     /// Decodes changed inputs of every kind, and builds and damages stores as inputs say.
     Fuzz(fuzzing::Options),
+    /// Flips every bit of a small store, cuts, zeroes, loses and swaps.
+    Damage {
+        /// Only every so manyth bit.
+        #[arg(long, default_value_t = 1)]
+        step: usize,
+    },
+    /// Lets writers, prunes, verifications and restores work on one store, and kills them.
+    Processes {
+        /// How long.
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+        /// How often a writer is stopped while a prune passes, and how often two writers meet.
+        #[arg(long, default_value_t = 50)]
+        rounds: u64,
+        /// Repeats what chance decided; not what the processes made of it.
+        #[arg(long)]
+        seed: Option<u64>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -121,6 +145,10 @@ fn run(args: &Args) -> anyhow::Result<Row> {
         Proof::Crashes { states } => crashes::prove(&tool, states),
         Proof::Faults { step } => faults::prove(&tool, step),
         Proof::Kills { kills } => kills::prove(&tool, kills),
+        Proof::Damage { step } => damage::prove(step),
+        Proof::Processes { seconds, rounds, seed } => {
+            processes::prove(&tool, seconds, rounds, seed)
+        }
         Proof::PowerCuts { cuts, seed } => power_cuts::prove(&tool, cuts, seed),
         Proof::Fuzz(ref options) => corpus::write(&tool, options.corpus()),
     }

@@ -2,15 +2,16 @@
 
 use std::ffi::OsStr;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Barrier};
 
-use strongroom::backend::{Backend, LocalBackend, LockMode, MemoryBackend};
+use strongroom::backend::{Backend, Key, LocalBackend, LockMode, MemoryBackend};
 use strongroom::lease::STORE_LOCK;
-use strongroom::store::{Error, IngestOptions, Progress, Store};
+use strongroom::store::{Error, IngestOptions, Progress, Scope, Store};
 
 use crate::support::{
     Child, DEPLOYMENT, MEMBER, TestBackend, Tree, When, assert_clean, assert_restores, backup,
-    create, memory_store, noise, open, source, temp, text, try_backup,
+    create, memory_store, noise, open, source, temp, text, try_backup, verify,
 };
 
 /// Each writer has its own source, with much in common with the others'.
@@ -218,4 +219,35 @@ fn a_commit_whose_answer_was_lost_can_be_repeated() {
     assert_eq!(report.generation.unwrap().number.0, 2);
     assert_eq!(report.stats.packs_written, 0);
     assert_clean(&store);
+}
+
+/// Packs that a backup adds while a verification is at work are not in its index: their deltas were
+/// reported as damaged.
+#[test]
+fn a_backup_in_the_middle_of_a_verification_is_no_damage() {
+    let dir = temp();
+    let tree = Tree::create(dir.path().join("source"));
+    let mut image = noise(1, 1 << 20);
+    tree.file("stable_memory.bin", &image);
+    let memory = MemoryBackend::new();
+    backup(&create(memory.clone()), tree.path());
+    let deltas = Arc::new(AtomicU64::new(0));
+    let hook = {
+        let (tree, memory, deltas) = (tree.path().to_owned(), memory.clone(), Arc::clone(&deltas));
+        image[300_000] ^= 1;
+        let is_done = AtomicBool::new(false);
+        move |key: &Key| {
+            // Index and packs were looked at before.
+            if key.as_str().starts_with("manifests/") && !is_done.swap(true, Ordering::SeqCst) {
+                std::fs::write(tree.join("stable_memory.bin"), &image).unwrap();
+                let report = backup(&open(memory.clone()), &tree);
+                deltas.store(report.stats.chunks_delta, Ordering::SeqCst);
+            }
+        }
+    };
+    let backend = TestBackend::new(memory.clone()).before_read(hook);
+    let report = verify(&open(backend), Scope::Full);
+    assert_ne!(deltas.load(Ordering::SeqCst), 0, "the backup has stored deltas meanwhile");
+    assert!(report.is_clean(), "{:?} {:?}", report.damaged, report.unreadable);
+    assert_clean(&open(memory));
 }
