@@ -168,6 +168,14 @@ fn a_journal_cut_after_any_record_is_followed_to_the_end() {
         // The commit was there: with its beginning in the journal it is found, and else made again.
         let generations = store.log().unwrap().generations().len() as u64;
         assert_eq!(report.generation, generations);
+        // The last three say that the commit begins, that it is durable, and that all is cleaned up.
+        let is_begun = kept + 2 >= records.len();
+        assert_eq!(
+            generations,
+            if is_begun { 1 } else { 2 },
+            "{kept} of {} records",
+            records.len()
+        );
         // Manifests say when they were begun.
         let checksums = |report: &Report| {
             let members = report.members.iter();

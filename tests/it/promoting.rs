@@ -1,10 +1,12 @@
 //! Artifacts that are promoted one by one, read back, and made visible together.
 
-use strongroom::digest::Algorithm;
-use strongroom::format::manifest::{Generation, Member};
-use strongroom::store::{Error, Extension, IngestOptions, Progress};
+use strongroom::digest::{Algorithm, Digest};
+use strongroom::format::manifest::{Artifact, Generation, Member};
+use strongroom::store::{Entry, Error, Extension, IngestOptions, Node, Progress};
 
-use crate::support::{DEPLOYMENT, Tree, keys, memory_store, noise, open, source, temp};
+use crate::support::{
+    DEPLOYMENT, Forge, Tree, backup, keys, memory_store, noise, open, previous, source, temp,
+};
 
 fn options(algorithm: Algorithm) -> IngestOptions {
     IngestOptions { algorithm, ..IngestOptions::default() }
@@ -71,4 +73,32 @@ fn an_artifact_whose_chunks_are_lost_does_not_read_back() {
     }
     let error = open(backend).read_back(&durable.artifacts[0].manifest, None, &Progress::default());
     assert!(error.unwrap_err().is_damage());
+}
+
+#[test]
+fn an_artifact_whose_checksums_are_not_those_of_its_content_does_not_read_back() {
+    let dir = temp();
+    let tree = Tree::create(dir.path().join("source"));
+    tree.file("file", noise(1, 100_000));
+    let (backend, store) = memory_store();
+    backup(&store, tree.path());
+    let whole = previous(&store, tree.path());
+    let entries: Vec<Entry> = store.entries(&whole).map(Result::unwrap).collect();
+    let forge = Forge { backend: &backend, store: &store };
+    let mut lying = entries.clone();
+    for entry in &mut lying {
+        if let Node::File(content) = &mut entry.node {
+            content.checksums.blake3 = Digest([7; 32]);
+        }
+    }
+    let of_file = Artifact { entries: forge.entries(&lying), ..whole.clone() };
+    let of_all = Artifact { checksum: [7; 32], ..whole.clone() };
+    let read_back = |artifact: &Artifact| {
+        let id = forge.manifest(&artifact.encode());
+        open(backend.clone()).read_back(&id, None, &Progress::default())
+    };
+    assert!(read_back(&whole).is_ok());
+    for artifact in [of_file, of_all] {
+        assert!(matches!(read_back(&artifact), Err(Error::Artifact { .. })));
+    }
 }

@@ -1,3 +1,5 @@
+use strongroom::clock::UnixNanos;
+use strongroom::format::record::Event;
 use strongroom::store::{Error, Progress, PruneOptions, PutOff, Retention};
 
 use super::{
@@ -124,6 +126,22 @@ fn what_was_forgotten_twice_can_be_brought_back_twice() {
     assert!(matches!(error, Error::Forgotten { can_return: false, .. }), "{error}");
     assert_eq!(keys(&backend, "removals"), []);
     assert_eq!(keys(&backend, "manifests").len(), 4);
+}
+
+#[test]
+fn what_was_forgotten_again_is_not_collected_for_the_first_time() {
+    let (backend, store) = memory_store();
+    let history = five_generations(&store, "orders", 1);
+    prune(&store, &keep_last(2));
+    store.undo(&[]).unwrap();
+    let again: Vec<_> = (1..=3).map(|number| name("orders", number)).collect();
+    let mut log = store.log().unwrap();
+    let forget = Event::Forget(again.clone());
+    assert!(log.try_append(&backend, UnixNanos::now(), forget).unwrap().is_some());
+    prune(&open(backend.clone()), &collect_only());
+    store.undo(&again).unwrap();
+    assert_eq!(history.assert_restores(&open(backend.clone())), [1, 2, 3, 4, 5]);
+    assert_clean(&open(backend));
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::sync::Mutex;
 use strongroom::backend::{Backend, Key, MemoryBackend};
 use strongroom::format::pack::{Content, directory_of};
 use strongroom::format::record::CommitNumber;
+use strongroom::format::removal::List;
 use strongroom::store::{Error, Progress, PruneOptions, Store};
 
 use super::crash::Mortal;
@@ -12,8 +13,8 @@ use super::{
     History, collect_only, five_generations, keep_last, name, prune, prune_all, try_prune,
 };
 use crate::support::{
-    TestBackend, assert_clean, change, copy_of, keys, lose, memory_store, noise, object, open,
-    reference,
+    TestBackend, Tree, assert_clean, change, copy_of, fast_temp, keys, lose, memory_store, noise,
+    object, open, reference,
 };
 
 fn manifest_key(store: &Store, generation: &str, of_artifact: bool) -> Key {
@@ -263,6 +264,54 @@ fn a_list_of_condemned_objects_that_is_lost_only_means_that_they_are_condemned_a
     assert!(report.condemned.packs > 0);
     prune_all(&open(backend.clone()), &keep_last(1));
     assert_clean(&open(backend.clone()));
+    assert_eq!(history.assert_restores(&open(backend)), [5]);
+}
+
+/// What is half removed is stored again under other names: under the old ones it would go.
+#[test]
+fn a_backup_of_what_is_being_removed_stays() {
+    let (one, two) = (fast_temp(), fast_temp());
+    Tree::at(one.path()).file("file", noise(1, 30_000));
+    Tree::at(two.path()).file("file", noise(2, 30_000));
+    let (backend, store) = memory_store();
+    for tree in [&one, &two] {
+        crate::support::backup(&store, tree.path());
+    }
+    prune(&store, &keep_last(1));
+    let mut tried = 0;
+    for changes in 1.. {
+        let copy = copy_of(&backend);
+        let dying = open(Mortal::new(copy.clone(), changes));
+        if try_prune(&dying, &keep_last(1)).is_ok() {
+            break;
+        }
+        drop(dying);
+        let store = open(copy.clone());
+        if store.log().unwrap().state().collecting().count() == 1 {
+            tried += 1;
+            crate::support::backup(&store, one.path());
+            prune_all(&open(copy.clone()), &collect_only());
+            crate::support::assert_restores(&open(copy.clone()), "orders", one.path());
+            assert_clean(&open(copy));
+        }
+    }
+    assert!(tried > 2, "{tried}");
+}
+
+/// Another list of the format, whole in itself, stands where a plan expects the one it was made of.
+#[test]
+fn a_list_of_condemned_objects_that_was_exchanged_is_not_believed() {
+    let (backend, store) = memory_store();
+    let history = five_generations(&store, "orders", 1);
+    prune(&store, &keep_last(1));
+    let plan = store.plan_prune(&keep_last(1), &Progress::default()).unwrap();
+    let named = |folder: &str| {
+        keys(&backend, folder).iter().map(|key| key.name().parse().unwrap()).collect()
+    };
+    let (packs, pages, manifests) = (named("packs"), named("pages"), named("manifests"));
+    let list = List { packs, pages, manifests };
+    backend.replace(&keys(&backend, "removals")[0], list.encode());
+    assert!(store.prune(&plan, &Progress::default()).is_err());
     assert_eq!(history.assert_restores(&open(backend)), [5]);
 }
 

@@ -84,6 +84,17 @@ fn missing_folders_are_made_and_synced_from_the_top() {
 }
 
 #[test]
+fn an_object_put_in_place_of_a_damaged_one_is_synced_with_its_folder() {
+    let (_dir, backend) = store();
+    let _ = backend.put(&key("log/1"), &[b"x"]).unwrap();
+    backend.root.seam.take_steps();
+    backend.overwrite(&key("log/1"), &[b"y"]).unwrap();
+    let steps: Vec<Step> = backend.root.seam.take_steps().iter().map(|done| done.0).collect();
+    let wanted = [Step::Create, Step::Write, Step::SyncFile, Step::Replace, Step::SyncFolder];
+    assert_eq!(steps, wanted);
+}
+
+#[test]
 fn a_put_of_an_existing_key_syncs_it_and_writes_nothing() {
     let (_dir, first) = store();
     let _ = first.put(&pack('a'), &[b"bytes"]).unwrap();
