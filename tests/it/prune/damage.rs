@@ -267,6 +267,20 @@ fn a_list_of_condemned_objects_that_is_lost_only_means_that_they_are_condemned_a
     assert_eq!(history.assert_restores(&open(backend)), [5]);
 }
 
+#[test]
+fn what_is_condemned_is_stored_again() {
+    let (one, two) = (fast_temp(), fast_temp());
+    Tree::at(one.path()).file("file", noise(1, 30_000));
+    Tree::at(two.path()).file("file", noise(2, 30_000));
+    let (backend, store) = memory_store();
+    let first = crate::support::backup(&store, one.path());
+    crate::support::backup(&store, two.path());
+    prune(&store, &keep_last(1));
+    let again = crate::support::backup(&open(backend), one.path());
+    assert_eq!(again.stats.chunks_encoded, first.stats.chunks_encoded);
+    assert_eq!(again.stats.chunks_reused, 0);
+}
+
 /// What is half removed is stored again under other names: under the old ones it would go.
 #[test]
 fn a_backup_of_what_is_being_removed_stays() {
