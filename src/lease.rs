@@ -90,7 +90,15 @@ impl Lease {
     /// cannot be had.
     #[must_use]
     pub fn index(backend: &dyn Backend) -> Option<Self> {
-        take(backend, INDEX_LOCK, LockMode::Exclusive).ok().flatten()
+        Self::try_index(backend).ok().flatten()
+    }
+
+    /// Takes the lock of the index, without waiting; `None` if another keeps it just now.
+    ///
+    /// # Errors
+    /// It cannot be had, now or later.
+    pub fn try_index(backend: &dyn Backend) -> Result<Option<Self>, Error> {
+        take(backend, INDEX_LOCK, LockMode::Exclusive)
     }
 }
 

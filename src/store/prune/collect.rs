@@ -187,7 +187,7 @@ impl<'p, 'a> Collector<'p, 'a> {
     fn keep_index(&self) -> Result<Lease, Error> {
         let started = Instant::now();
         loop {
-            if let Some(lease) = Lease::index(self.prune.store.backend()) {
+            if let Some(lease) = Lease::try_index(self.prune.store.backend())? {
                 return Ok(lease);
             }
             self.prune.progress.check()?;
