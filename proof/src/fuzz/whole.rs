@@ -225,7 +225,7 @@ impl World {
         let Some(store) = self.open() else { return };
         let (readable, unreadable) = self.readable(&store);
         let report = store.verify(Scope::Full, &[], &Progress::default());
-        let is_clean = report.as_ref().is_ok_and(|report| report.is_clean());
+        let is_clean = report.as_ref().is_ok_and(strongroom::store::VerifyReport::is_clean);
         if !unreadable.is_empty() {
             assert!(!is_clean, "verify finds nothing, and {unreadable:?}");
         }
