@@ -235,6 +235,10 @@ fn expect(output: &Output, may_say: &[&str], what: &str, row: &mut Row) {
 /// Stops a process, and waits until all its threads are. `false` if it has ended before.
 fn stop(pid: Pid, child: &mut Child) -> anyhow::Result<bool> {
     let started = Instant::now();
+    // Who has ended and was waited for is nobody, or soon somebody else.
+    if child.try_wait()?.is_some() {
+        return Ok(false);
+    }
     kill(pid, Signal::SIGSTOP)?;
     loop {
         if child.try_wait()?.is_some() {

@@ -8,7 +8,8 @@
 //!
 //! The result is cut by digest into parts of bounded size, so that neither merging nor a part's
 //! encoding needs memory in proportion to the store, and a digest lies in one part only. The parts
-//! are durable before the merged segments are deleted.
+//! are durable before the merged segments are deleted. All places of a chunk stay known: prune
+//! may be about to remove any but one of them.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet};
@@ -34,6 +35,10 @@ pub fn merge(index: &Index, backend: &dyn Backend) -> Result<usize, Error> {
         entries += thin.iter().map(|segment| segment.entry_count()).sum::<u64>();
         merged += thin.len();
         rewrite(index, backend, &thin, &HashSet::new())?;
+        // Where one chunk is in so many packs, there stay as many segments.
+        if index.snapshot().segments().len() >= snapshot.segments().len() {
+            break;
+        }
     }
     Ok(merged)
 }
@@ -147,15 +152,12 @@ fn rewrite(
             packs.extend(unplaced.drain().map(|(_, pack)| pack));
         }
         if !packs.is_empty() {
-            let (entries, _) = index.one_each(&packs, entries);
-            index.write_entries(backend, &packs, &entries)?;
-            written.extend(index.snapshot().segments().last().map(|segment| segment.id));
+            written.extend(index.write_segments(backend, &packs, entries)?);
         }
     }
     if !unplaced.is_empty() {
         let packs: Vec<_> = unplaced.into_values().collect();
-        index.write_entries(backend, &packs, &[])?;
-        written.extend(index.snapshot().segments().last().map(|segment| segment.id));
+        written.insert(index.write_entries(backend, &packs, &[])?);
     }
     let merged: HashSet<_> =
         old.iter().map(|segment| segment.id).filter(|id| !written.contains(id)).collect();
@@ -357,6 +359,30 @@ mod tests {
         merge(&index, &backend).unwrap();
         let found: Vec<_> = index.snapshot().locations(&record(1, None).digest).collect();
         assert!(found.iter().any(|location| location.record.base.is_none()), "{found:?}");
+    }
+
+    /// Of two copies one was left out by merging, and its pack stayed known; then prune, which had
+    /// made its plan before, removed the pack with the other.
+    #[test]
+    fn every_place_of_a_chunk_stays_known_when_segments_are_merged_and_rewritten() {
+        let (backend, index) = fresh();
+        let packs = SEGMENTS_MAX as u8 + 3;
+        for number in 0..packs {
+            add(&index, &backend, number, &[record(1, None), record(u64::from(number) + 2, None)]);
+            merge(&index, &backend).unwrap();
+        }
+        let of_one = |index: &Index| {
+            let snapshot = index.snapshot();
+            let digest = record(1, None).digest;
+            snapshot.locations(&digest).map(|place| place.pack.id).collect::<HashSet<_>>().len()
+        };
+        assert_eq!(of_one(&index), usize::from(packs));
+        for number in 0..packs - 1 {
+            drop_packs(&index, &backend, &[pack(number).id]).unwrap();
+            assert_eq!(of_one(&index), usize::from(packs - 1 - number));
+        }
+        let again = Index::open(&backend, StoreId([1; 16])).unwrap();
+        assert_eq!(of_one(&again), 1);
     }
 
     #[test]

@@ -12,6 +12,7 @@
 mod cover;
 mod groups;
 mod merge;
+mod writing;
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,12 +23,13 @@ use crate::digest::Digest;
 use crate::format;
 use crate::format::header::StoreId;
 use crate::format::pack::Record;
-use crate::format::segment::{self, Entry, PackEntry, SegmentView};
+use crate::format::segment::{Entry, PackEntry, SegmentView};
 use crate::limits::MIB;
 
 pub use cover::{Cover, PackFault, Removals, cover, rebuild};
 pub use groups::{Copy as EntryCopy, Groups};
 pub use merge::{drop_packs, merge};
+pub use writing::SegmentBuilder;
 
 /// Folder of the segments.
 pub const FOLDER: &str = "index";
@@ -227,6 +229,12 @@ impl Snapshot {
         self.locations(digest).next()
     }
 
+    /// Finds a chunk where others can be decoded with it: a base has no base.
+    #[must_use]
+    pub fn find_base(&self, digest: &Digest) -> Option<Location> {
+        self.locations(digest).find(|location| location.record.base.is_none())
+    }
+
     /// Finds every place of a chunk, newest segment first, those in packs that cannot be relied on
     /// (missing, cut short, condemned) last.
     pub fn locations<'a>(&'a self, digest: &'a Digest) -> impl Iterator<Item = Location> + 'a {
@@ -249,11 +257,14 @@ impl Snapshot {
         self.is_in(digest, |location| !self.doubtful.is_absent(location))
     }
 
-    /// Says whether a chunk is encoded against one that no pack holds as a base, as far as is known.
+    /// Says whether a chunk is encoded against one that no pack holds as a base, as far as is known;
+    /// what is being removed counts as gone.
     /// Prune leaves such behind in packs that stay, where nothing needs them.
     #[must_use]
     pub fn dangles(&self, record: &Record) -> bool {
-        let is_base = |location: Location| location.record.base.is_none();
+        let is_base = |place: Location| {
+            place.record.base.is_none() && !self.doubtful.gone.contains(&place.pack.id)
+        };
         record.base.is_some_and(|base| !self.locations(&base).any(is_base))
     }
 
@@ -424,81 +435,6 @@ impl Index {
         Ok(())
     }
 
-    /// Writes a segment for chunks of durable packs and adds it to the index.
-    ///
-    /// # Errors
-    /// The storage failed; the index is as before, or has all but some copies.
-    pub fn write_segment(
-        &self,
-        backend: &dyn Backend,
-        packs: &[PackEntry],
-        entries: Vec<Entry>,
-    ) -> Result<(), Error> {
-        let (kept, mut left) = self.one_each(packs, entries);
-        // Which of two copies with bases can be decoded is not known here: both stay known.
-        left.retain(|(kept, entry)| kept.record.base.is_some() && entry.record.base.is_some());
-        if !left.is_empty() {
-            let left = left.into_iter().map(|(_, entry)| entry).collect();
-            self.write_segment(backend, packs, left)?;
-        }
-        self.write_entries(backend, packs, &kept)
-    }
-
-    fn write_entries(
-        &self,
-        backend: &dyn Backend,
-        packs: &[PackEntry],
-        entries: &[Entry],
-    ) -> Result<(), Error> {
-        let bytes = segment::encode(self.store_id, packs, entries);
-        let id = Digest::of(&bytes);
-        let _ = backend::put_or_repair(backend, &key(&id), &bytes)?;
-        drop(bytes);
-        let bytes = backend.read(&key(&id), SEGMENT_BYTES_MAX)?;
-        self.add(id, bytes, true)
-    }
-
-    /// Adds a segment that is kept in memory only.
-    fn add_in_memory(&self, packs: &[PackEntry], entries: Vec<Entry>) -> Result<(), Error> {
-        let (kept, _) = self.one_each(packs, entries);
-        let bytes = segment::encode(self.store_id, packs, &kept);
-        let id = Digest::of(&bytes);
-        self.add(id, ObjectBytes::owned(bytes), false)
-    }
-
-    /// Sorts entries, and keeps one for each chunk: one in a pack that is there, that can be decoded
-    /// and that can be a base, as far as that is known. Returns the others with the one kept.
-    fn one_each(
-        &self,
-        packs: &[PackEntry],
-        mut entries: Vec<Entry>,
-    ) -> (Vec<Entry>, Vec<(Entry, Entry)>) {
-        let snapshot = self.snapshot();
-        let rank = |entry: &Entry| {
-            let location = Location { pack: packs[entry.pack as usize], record: entry.record };
-            let record = &entry.record;
-            (snapshot.is_absent(&location), snapshot.dangles(record), record.base.is_some())
-        };
-        entries.sort_unstable_by_key(|entry| entry.record.digest);
-        for copies in entries.chunk_by_mut(|a, b| a.record.digest == b.record.digest) {
-            if copies.len() > 1 {
-                copies.sort_by_cached_key(rank);
-            }
-        }
-        let (mut kept, mut left): (Vec<Entry>, _) = (Vec::with_capacity(entries.len()), Vec::new());
-        for entry in entries {
-            match kept.last() {
-                Some(last) if last.record.digest == entry.record.digest => {
-                    if (last.pack, last.record.offset) != (entry.pack, entry.record.offset) {
-                        left.push((*last, entry));
-                    }
-                }
-                _ => kept.push(entry),
-            }
-        }
-        (kept, left)
-    }
-
     fn add(&self, id: Digest, bytes: ObjectBytes, is_stored: bool) -> Result<(), Error> {
         let mut segment = Segment::open(id, bytes, self.store_id)
             .map_err(|source| Error::Format { key: key(&id), source })?;
@@ -538,49 +474,4 @@ fn open_all(backend: &dyn Backend, store_id: StoreId, keys: &[Key]) -> Vec<Opene
         let joined = threads.into_iter().map(std::thread::ScopedJoinHandle::join);
         joined.flat_map(|part| part.unwrap_or_else(|p| std::panic::resume_unwind(p))).collect()
     })
-}
-
-/// Collects the entries of packs until a segment is written for them.
-#[derive(Debug, Default)]
-pub struct SegmentBuilder {
-    packs: Vec<PackEntry>,
-    entries: Vec<Entry>,
-}
-
-impl SegmentBuilder {
-    /// Adds all chunks of a durable pack.
-    pub fn add_pack(&mut self, pack: PackEntry, records: &[Record]) {
-        let ordinal = self.packs.len() as u32;
-        self.packs.push(pack);
-        self.entries.extend(records.iter().map(|&record| Entry { pack: ordinal, record }));
-    }
-
-    /// Returns the number of entries.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.entries.len()
-    }
-
-    /// Says whether no pack was added.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.packs.is_empty()
-    }
-
-    /// Writes the segment, if there is anything in it, and starts over.
-    ///
-    /// # Errors
-    /// As [`Index::write_segment`].
-    pub fn flush(&mut self, index: &Index, backend: &dyn Backend) -> Result<(), Error> {
-        if self.is_empty() {
-            return Ok(());
-        }
-        let Self { packs, entries } = std::mem::take(self);
-        index.write_segment(backend, &packs, entries)?;
-        // A lost pack that is stored again is not lost any more.
-        index.change(|_, doubtful| {
-            doubtful.missing.retain(|id| packs.iter().all(|pack| pack.id != *id));
-        });
-        Ok(())
-    }
 }

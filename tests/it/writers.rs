@@ -6,12 +6,15 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Barrier};
 
 use strongroom::backend::{Backend, Key, LocalBackend, LockMode, MemoryBackend};
+use strongroom::format::removal::List;
 use strongroom::lease::STORE_LOCK;
-use strongroom::store::{Error, IngestOptions, Progress, Scope, Store};
+use strongroom::store::{
+    Error, GenerationName, GenerationNumber, IngestOptions, Progress, PruneOptions, Scope, Store,
+};
 
 use crate::support::{
     Child, DEPLOYMENT, MEMBER, TestBackend, Tree, When, assert_clean, assert_restores, backup,
-    create, memory_store, noise, open, source, temp, text, try_backup, verify,
+    create, memory_store, noise, object, open, source, temp, text, try_backup, verify,
 };
 
 /// Each writer has its own source, with much in common with the others'.
@@ -250,4 +253,52 @@ fn a_backup_in_the_middle_of_a_verification_is_no_damage() {
     assert_ne!(deltas.load(Ordering::SeqCst), 0, "the backup has stored deltas meanwhile");
     assert!(report.is_clean(), "{:?} {:?}", report.damaged, report.unreadable);
     assert_clean(&open(memory));
+}
+
+/// The index that a verification reads may name packs that prune is about to delete, since it was
+/// interrupted or is at work: deltas in them were looked at, and were "no such object".
+#[test]
+fn packs_that_are_removed_in_the_middle_of_a_verification_are_no_damage() {
+    let dir = temp();
+    let tree = Tree::create(dir.path().join("source"));
+    let mut image = noise(1, 1 << 20);
+    let memory = MemoryBackend::new();
+    let failing = TestBackend::new(memory.clone());
+    let switch = failing.clone();
+    // Three generations, one forgotten, what it needed condemned, and collected.
+    let store = create(failing.after_put(move |key| {
+        if key.as_str() == "log/00000000000000000006" {
+            switch.fail_all_puts(Some(rustix::io::Errno::IO));
+        }
+    }));
+    for bit in [1, 1, 0] {
+        tree.file("stable_memory.bin", &image);
+        backup(&store, tree.path());
+        image[300_000] ^= bit;
+    }
+    let forgotten =
+        GenerationName { deployment: DEPLOYMENT.into(), generation: GenerationNumber(2) };
+    let options =
+        PruneOptions { forget: vec![forgotten], grace_nanos: 0, ..PruneOptions::default() };
+    let plan = store.plan_prune(&options, &Progress::default()).unwrap();
+    assert!(plan.condemned.packs > 1, "a pack of chunks and one of pages: {plan:?}");
+    assert!(store.prune(&plan, &Progress::default()).is_err());
+
+    let log = open(memory.clone()).log().unwrap();
+    let list = log.state().collecting().next().expect("a collection is open").list;
+    let list = object(&memory, &Key::new(format!("removals/{list}")).unwrap());
+    let list = List::decode(&list).unwrap();
+    assert_ne!(list.packs, []);
+    let hook = {
+        let memory = memory.clone();
+        move |key: &Key| {
+            if key.as_str().starts_with("packs/") {
+                for id in &list.packs {
+                    let _ = memory.remove_raw(&Key::new(format!("packs/{id}")).unwrap());
+                }
+            }
+        }
+    };
+    let report = verify(&open(TestBackend::new(memory).before_read(hook)), Scope::Full);
+    assert!(report.is_clean(), "{:?} {:?}", report.damaged, report.unreadable);
 }

@@ -197,7 +197,7 @@ pub(super) fn base_of(index: &Snapshot, previous: &Digest) -> Option<Location> {
     let location = index.find(previous)?;
     let base = match location.record.base {
         None => Some(location),
-        Some(base) => index.find(&base).filter(|found| found.record.base.is_none()),
+        Some(base) => index.find_base(&base),
     };
     // What is condemned, or not there, is nothing to build on.
     base.filter(|found| !index.is_lost(found))

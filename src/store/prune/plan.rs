@@ -40,6 +40,20 @@ pub(super) fn make(
     options: &PruneOptions,
     progress: &Progress,
 ) -> Result<PrunePlan, Error> {
+    let plan = try_make(store, options, progress)?;
+    if plan.lost_count == 0 {
+        return Ok(plan);
+    }
+    // A pack may have what the index does not know: it must not go.
+    store.recover_index();
+    try_make(store, options, progress)
+}
+
+fn try_make(
+    store: &Store,
+    options: &PruneOptions,
+    progress: &Progress,
+) -> Result<PrunePlan, Error> {
     if let Some(retention) = &options.retention {
         retention.check()?;
     } else if options.forget.is_empty() && !options.collect_only {

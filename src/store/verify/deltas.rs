@@ -28,13 +28,15 @@ impl Deltas {
         let mut deltas = Self::default();
         for segment in index.segments() {
             for entry in segment.entries().filter_map(Result::ok) {
+                // What is being removed may be gone at any moment.
+                let is_there = |place: &Location| !index.is_absent(place);
                 if let (Some(base), Some(pack)) = (entry.record.base, segment.pack(entry.pack))
+                    && let location = (Location { pack, record: entry.record })
                     && deltas.known < DELTAS_MAX
-                    && !index.missing_packs().contains(&pack.id)
-                    && index.find(&base).is_some()
+                    && is_there(&location)
+                    && index.find_base(&base).as_ref().is_some_and(is_there)
                 {
                     deltas.known += 1;
-                    let location = Location { pack, record: entry.record };
                     deltas.by_base.entry(base).or_default().push(location);
                 }
             }
@@ -51,7 +53,7 @@ impl Deltas {
     /// Returns the deltas against the chunk at `place`, if that is where its deltas are checked.
     pub fn against(&self, index: &Snapshot, pack: &Digest, base: &Record) -> &[Location] {
         let Some(deltas) = self.by_base.get(&base.digest) else { return &[] };
-        let here = index.find(&base.digest).is_some_and(|found| found.pack.id == *pack);
+        let here = index.find_base(&base.digest).is_some_and(|found| found.pack.id == *pack);
         if here { deltas } else { &[] }
     }
 }

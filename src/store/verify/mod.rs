@@ -222,6 +222,7 @@ impl Store {
         }
         verification.packs_present(&cover);
         verification.generations(&generations)?;
+        verification.look_again();
         verification.packs(scope)?;
         verification.doubtful_chunks()?;
         verification.affects(&generations)?;
@@ -262,6 +263,11 @@ impl Verification<'_> {
         for collection in log.state().collecting().filter(|collection| collection.is_certain) {
             self.report.objects_checked += 1;
             if let Err(error) = self.store.removal_list(&collection.list) {
+                // Prune may have ended it meanwhile.
+                let is_open = |log: Log| log.state().collecting().any(|open| open == collection);
+                if self.store.log().is_ok_and(|log| !is_open(log)) {
+                    continue;
+                }
                 // Writers refuse until the next prune has ended it.
                 let object = removal_key(&collection.list);
                 self.damage(Damage::new(object, DamageKind::Commit, error));

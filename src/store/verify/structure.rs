@@ -183,7 +183,7 @@ impl Verification<'_> {
             let index = &self.index;
             let located = seen.pages.iter().filter_map(|page| index.find(page));
             for location in located {
-                let base = location.record.base.and_then(|base| index.find(&base));
+                let base = location.record.base.and_then(|base| index.find_base(&base));
                 packs.extend([Some(location), base].into_iter().flatten().map(|l| l.pack.id));
             }
         }
@@ -195,19 +195,35 @@ impl Verification<'_> {
 
     /// Takes notice of a chunk that a manifest names.
     fn chunk(&mut self, chunk: &ChunkRef) {
-        if chunk.is_hole() {
-            return;
+        if !chunk.is_hole() {
+            self.needed(&chunk.digest);
         }
-        let mut places = self.index.locations(&chunk.digest);
+    }
+
+    fn needed(&mut self, digest: &Digest) {
+        let mut places = self.index.locations(digest);
         let Some(location) = places.find(|place| !self.index.dangles(&place.record)) else {
-            self.unknown.insert(chunk.digest);
+            self.unknown.insert(*digest);
             return;
         };
         if let Some(packs) = &mut self.packs {
             packs.insert(location.pack.id);
-            let base = location.record.base.and_then(|base| self.index.find(&base));
+            let base = location.record.base.and_then(|base| self.index.find_base(&base));
             packs.extend(base.map(|location| location.pack.id));
         }
+    }
+
+    /// Looks for chunks that the index does not know in an index that is made anew: a pack may have
+    /// them all the same.
+    pub(super) fn look_again(&mut self) {
+        let unknown = std::mem::take(&mut self.unknown);
+        if unknown.is_empty() {
+            return;
+        }
+        if let Some(index) = self.store.recover_index() {
+            self.index = index;
+        }
+        unknown.iter().for_each(|digest| self.needed(digest));
     }
 
     fn page_fault(&mut self, fault: &PageFault) {
