@@ -245,12 +245,12 @@ fn stop(pid: Pid, child: &mut Child) -> anyhow::Result<bool> {
             return Ok(false);
         }
         let tasks = fs::read_dir(format!("/proc/{pid}/task"))?;
-        let states =
+        let mut states =
             tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("stat")).ok());
         // The state stands behind the name, which is in parentheses.
         let is_stopped =
             |stat: String| stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T'));
-        if states.map(is_stopped).all(|stopped| stopped) {
+        if states.all(is_stopped) {
             return Ok(true);
         }
         if started.elapsed() > PATIENCE {

@@ -223,7 +223,9 @@ impl Verification<'_> {
         if let Some(index) = self.store.recover_index() {
             self.index = index;
         }
-        unknown.iter().for_each(|digest| self.needed(digest));
+        for digest in &unknown {
+            self.needed(digest);
+        }
     }
 
     fn page_fault(&mut self, fault: &PageFault) {
