@@ -18,6 +18,7 @@
 //! | `truth`, `chance`, `volume` | what several deployments must hold; moments; file systems to cut off |
 //! | `power_cuts` | file systems lose their power |
 //! | `processes`, `meetings` | many processes on one store, killed and stopped |
+//! | `marks` | the memory that the plan of a prune takes |
 //! | `damage`, `sample` | every bit of a small store with every kind of object |
 
 mod chance;
@@ -28,6 +29,7 @@ mod damage;
 mod faults;
 mod fuzzing;
 mod kills;
+mod marks;
 mod meetings;
 mod parallel;
 mod power_cuts;
@@ -100,6 +102,12 @@ enum Proof {
     },
     /// Decodes changed inputs of every kind, and builds and damages stores as inputs say.
     Fuzz(fuzzing::Options),
+    /// Plans a prune of a store with very many chunks, and measures its memory.
+    Marks {
+        /// How many.
+        #[arg(long, default_value_t = 10_000_000)]
+        references: u64,
+    },
     /// Flips every bit of a small store, cuts, zeroes, loses and swaps.
     Damage {
         /// Only every so manyth bit.
@@ -145,6 +153,7 @@ fn run(args: &Args) -> anyhow::Result<Row> {
         Proof::Crashes { states } => crashes::prove(&tool, states),
         Proof::Faults { step } => faults::prove(&tool, step),
         Proof::Kills { kills } => kills::prove(&tool, kills),
+        Proof::Marks { references } => marks::prove(&tool, references),
         Proof::Damage { step } => damage::prove(step),
         Proof::Processes { seconds, rounds, seed } => {
             processes::prove(&tool, seconds, rounds, seed)
