@@ -68,8 +68,11 @@ pub fn inventory(input: &[u8]) -> bool {
     let Ok(members) = config::parse_inventory(input) else { return false };
     let rows = config::rows(&members);
     let hash = topology_hash(&rows).hash;
+    // Who has no role is called by his place.
+    let has_roles = rows.iter().all(|row| row.role.is_some());
     let Ok(inventory) = Inventory::new(rows) else { return false };
-    assert_eq!(topology_hash(inventory.rows()).hash, hash, "it depends on the order");
+    let ordered = topology_hash(inventory.rows()).hash;
+    assert!(!has_roles || ordered == hash, "it depends on the order");
     for (row, _) in inventory.with_depths().take(100) {
         assert!(inventory.subtree(&row.id).contains(&row));
     }
