@@ -110,7 +110,7 @@ enum Proof {
     },
     /// Flips every bit of a small store, cuts, zeroes, loses and swaps.
     Damage {
-        /// Only every so manyth bit.
+        /// Only every so manyth bit and length.
         #[arg(long, default_value_t = 1)]
         step: usize,
     },
