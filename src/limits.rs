@@ -49,6 +49,9 @@ pub const EXTENSIONS_MAX: usize = 256;
 pub const MEMBERS_MAX: usize = 1 << 16;
 /// Most generations that one commit record forgets or brings back.
 pub const RECORD_NAMES_MAX: usize = 1 << 16;
+/// Highest number of a generation: no store ever gets there, but a forged record could leave none to
+/// be given.
+pub const GENERATION_MAX: u64 = (1 << 63) - 1;
 /// Most objects in one list of objects to be removed.
 pub const REMOVAL_OBJECTS_MAX: usize = 1 << 18;
 /// Most entries in one index segment (offsets into it stay within 32 bits of entries).

@@ -106,7 +106,7 @@ pub fn prove(step: usize) -> anyhow::Result<Row> {
     }
     row.tried(sample.objects.len() as u64, "objects");
     row.expect_at_least(sample.objects.len() as u64, "lost objects");
-    row.expect_at_least(bytes as u64, "truncations");
+    row.expect_at_least((bytes / step.max(1)) as u64, "truncations");
     row.expect_at_least((bytes * 8 / step.max(1)) as u64, "flipped bits");
     Ok(row)
 }

@@ -74,7 +74,7 @@ impl Content {
 }
 
 /// Where and how one chunk is stored inside a pack.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Record {
     /// The chunk's name: the digest of its plain bytes.
     pub digest: Digest,

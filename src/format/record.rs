@@ -5,7 +5,7 @@ use super::manifest::check_label;
 use super::{Error, frame, payload};
 use crate::clock::UnixNanos;
 use crate::digest::Digest;
-use crate::limits::{LABEL_BYTES_MAX, RECORD_NAMES_MAX as NAMES_MAX};
+use crate::limits::{GENERATION_MAX, LABEL_BYTES_MAX, RECORD_NAMES_MAX as NAMES_MAX};
 
 /// The number of a commit record; the first is 1.
 #[derive(
@@ -157,6 +157,7 @@ impl Event {
                 let (deployment, generation, manifest): (String, _, _) =
                     payload::decode(WHAT, &body)?;
                 check_label(WHAT, &deployment)?;
+                check_generation(generation)?;
                 Self::Promote { deployment, generation, manifest }
             }
             KIND_FORGET => Self::Forget(decode_names(&body)?),
@@ -177,15 +178,28 @@ impl Event {
     }
 }
 
+fn check_generation(number: GenerationNumber) -> Result<(), Error> {
+    if (1..=GENERATION_MAX).contains(&number.0) {
+        return Ok(());
+    }
+    let (what, field, allowed) = (frame::COMMIT.name, "number of a generation", "1 to 2^63 - 1");
+    Err(Error::Field { what, field, actual: number.0, allowed })
+}
+
+fn check_name(name: &GenerationName) -> Result<(), Error> {
+    check_label(frame::COMMIT.name, &name.deployment)?;
+    check_generation(name.generation)
+}
+
 fn decode_name(body: &[u8]) -> Result<GenerationName, Error> {
     let name: GenerationName = payload::decode(frame::COMMIT.name, body)?;
-    check_label(frame::COMMIT.name, &name.deployment)?;
+    check_name(&name)?;
     Ok(name)
 }
 
 fn decode_names(body: &[u8]) -> Result<Vec<GenerationName>, Error> {
     let names: Vec<GenerationName> = payload::decode(frame::COMMIT.name, body)?;
-    names.iter().try_for_each(|name| check_label(frame::COMMIT.name, &name.deployment))?;
+    names.iter().try_for_each(check_name)?;
     if names.is_empty() || names.len() > NAMES_MAX {
         let (field, actual) = ("generations", names.len() as u64);
         let allowed = "1 to 65536";
@@ -258,5 +272,27 @@ mod tests {
         assert!(bad(Event::Forget(Vec::new())));
         assert!(bad(Event::Undo(vec![name("a"), name("a/b")])));
         assert!(bad(Event::Pin(name(""))) && bad(Event::Unpin(name("-a"))));
+    }
+
+    #[test]
+    fn generations_have_numbers_that_can_be_named_and_followed() {
+        let is_good = |number| {
+            let (deployment, generation) = ("a".to_owned(), GenerationNumber(number));
+            let promote = Event::Promote {
+                deployment: deployment.clone(),
+                generation,
+                manifest: Digest([9; 32]),
+            };
+            let name = GenerationName { deployment, generation };
+            let all = [promote, Event::Pin(name.clone()), Event::Undo(vec![name])].map(|event| {
+                let (number, previous) = (CommitNumber(4), Digest([1; 32]));
+                let record = Record { number, previous, time: UnixNanos(0), event };
+                Record::decode(&record.encode()).is_ok()
+            });
+            assert!(all.iter().all(|good| *good == all[0]), "{number}: {all:?}");
+            all[0]
+        };
+        assert!(is_good(1) && is_good(GENERATION_MAX));
+        assert!(!is_good(0) && !is_good(GENERATION_MAX + 1) && !is_good(u64::MAX));
     }
 }

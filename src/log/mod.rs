@@ -17,6 +17,7 @@ use crate::format::frame::FRAME_BYTES_MAX;
 use crate::format::record::{
     CommitNumber, Event, GenerationName, GenerationNumber, KINDS_OPTIONAL, Record,
 };
+use crate::limits::GENERATION_MAX;
 
 mod state;
 
@@ -38,6 +39,15 @@ pub enum Error {
         number: u64,
         /// How often.
         attempts: u32,
+    },
+    /// There is no next record.
+    #[error("the commit log has no number left: a stray record stands at the end of all numbers")]
+    NoNumber,
+    /// There is no next generation.
+    #[error("deployment '{deployment}' has no generation number left: a record was forged")]
+    NoGeneration {
+        /// Its name.
+        deployment: String,
     },
 }
 
@@ -301,20 +311,22 @@ impl Log {
     /// and returns `None`.
     ///
     /// # Errors
-    /// The storage failed.
+    /// The storage failed, or a stray record has the highest number that there is.
     pub fn try_append(
         &mut self,
         backend: &dyn Backend,
         time: UnixNanos,
         event: Event,
     ) -> Result<Option<CommitNumber>, Error> {
+        if self.next == u64::MAX {
+            return Err(Error::NoNumber);
+        }
         let number = CommitNumber(self.next);
         let record = Record { number, previous: self.last_digest, time, event };
         let bytes = record.encode();
         match backend.put(&key(number), &[&bytes])? {
             Put::Created => {
-                // Whatever number a damaged store has led to: at the end, nothing more is written.
-                self.next = self.next.saturating_add(1);
+                self.next += 1;
                 self.last_digest = Digest::of(&bytes);
                 self.records.push(record);
                 Ok(Some(number))
@@ -357,6 +369,9 @@ impl Log {
             check(log)?;
             number = log.next_generation(deployment);
             let deployment = deployment.to_owned();
+            if number.0 > GENERATION_MAX {
+                return Err(Error::NoGeneration { deployment }.into());
+            }
             Ok::<_, E>(Event::Promote { deployment, generation: number, manifest })
         })?;
         let deployment = deployment.to_owned();
@@ -437,18 +452,23 @@ mod tests {
             let first = backend.read(&key(CommitNumber(1)), 1 << 20).unwrap().to_vec();
             backend.replace(&key(CommitNumber(number)), first);
             let mut read = Log::read(&backend).unwrap();
-            let mut results = (0..2).map(|_| {
-                read.promote(&backend, UnixNanos(5), "a", Digest([3; 32])).map(|g| g.commit.0)
-            });
-            assert!(results.any(|result| result.is_err()));
+            let written = read.try_append(&backend, UnixNanos(5), Event::Pin(name(1)));
+            assert!(matches!(written, Err(Error::NoNumber)), "{written:?}");
             assert_eq!(Log::read(&backend).unwrap().generations()[0].number.0, 1);
         }
+    }
+
+    #[test]
+    fn the_last_generation_of_all_is_not_given_twice() {
         let backend = MemoryBackend::new();
         let mut log = Log::read(&backend).unwrap();
-        let (deployment, generation) = ("a".to_owned(), GenerationNumber(u64::MAX));
+        let (deployment, generation) = ("a".to_owned(), GenerationNumber(GENERATION_MAX - 1));
         let event = Event::Promote { deployment, generation, manifest: Digest([3; 32]) };
         write(&mut log, &backend, event);
-        assert_eq!(log.next_generation("a").0, u64::MAX);
+        assert_eq!(promote(&mut log, &backend, "a").number.0, GENERATION_MAX);
+        let refused = log.promote(&backend, UnixNanos(5), "a", Digest([3; 32]));
+        assert!(matches!(refused, Err(Error::NoGeneration { .. })), "{refused:?}");
+        assert_eq!(promote(&mut log, &backend, "b").number.0, 1);
     }
 
     #[test]

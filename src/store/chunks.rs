@@ -234,9 +234,11 @@ impl<'s> ChunkReader<'s> {
         out: &mut [u8],
         faults: &mut Vec<(usize, ChunkFault)>,
     ) {
-        let (first, last) = (&run[0].location, &run[run.len() - 1].location);
+        let first = &run[0].location;
         let start = u64::from(first.record.offset);
-        let len = (end_of(last) - start) as usize;
+        // A forged index may place one chunk inside another.
+        let end = run.iter().map(|placed| end_of(&placed.location)).max().unwrap_or(start);
+        let len = (end - start) as usize;
         if self.scratch.len() < len {
             self.scratch.resize(len, 0);
         }

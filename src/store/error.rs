@@ -291,7 +291,9 @@ impl Error {
             | Self::Manifest { source, .. } => source.is_damage(),
             Self::Page(fault) => fault.is_damage(),
             Self::Chunk(fault) => fault.is_damage(),
-            Self::ReadBack { .. } | Self::Artifact { .. } => true,
+            Self::Log(log::Error::NoNumber | log::Error::NoGeneration { .. })
+            | Self::ReadBack { .. }
+            | Self::Artifact { .. } => true,
             _ => false,
         }
     }

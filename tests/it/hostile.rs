@@ -17,7 +17,7 @@ use strongroom::values::Chunking;
 
 use crate::support::{
     Child, DEPLOYMENT, Forge, Tree, backup_much_later, cat, dir, entry_of, fast_temp, file,
-    memory_store, reference, snapshot, symlink, temp, try_backup, verify,
+    memory_store, reference, snapshot, symlink, temp, touched, try_backup, verify,
 };
 
 /// A directory with a target inside, and things around it that must stay as they are.
@@ -269,6 +269,12 @@ fn lengths_that_lie_are_found() {
         assert!(!report.failures.is_empty(), "{number}");
         assert!(!names.contains("files/liar"), "{number}");
         assert!(cat(&store, DEPLOYMENT, b"liar").is_err(), "{number}");
+        let found = verify(&store, Scope::Structure);
+        let touched = touched(&found);
+        // What no true page could say spoils the page; the others lie about a chunk that is there.
+        let is_plausible = matches!(number, 3 | 4);
+        let spoilt = if is_plausible { "orders@g1:files/liar" } else { "orders@g1:files" };
+        assert_eq!(touched, [spoilt], "{number}: {:?}", found.damaged);
         use_it(&store);
     }
 }

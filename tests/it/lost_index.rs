@@ -3,14 +3,16 @@
 use strongroom::backend::{Key, MemoryBackend};
 use strongroom::chunker::Params;
 use strongroom::digest::Digest;
-use strongroom::format::pack::{Content, SALT_AT, SALT_BYTES};
+use strongroom::format::pack::{Content, Record, SALT_AT, SALT_BYTES};
+use strongroom::format::segment::{self, SegmentView};
 use strongroom::store::{DamageKind, Scope, Store, StoreConfig};
+use strongroom::values::Encoding;
 use strongroom::{format, pack};
 
 use crate::support::{
     DEPLOYMENT, Forge, TestBackend, Tree, assert_clean, assert_restores, backup, backup_much_later,
-    cat, change, copy_of, keys, lose, memory_store, noise, object, of_kind, open, temp, text,
-    verify,
+    cat, change, copy_of, fast_temp, keys, lose, memory_store, noise, object, of_kind, open,
+    restore, temp, text, touched, verify,
 };
 
 /// Makes a store with an index of three segments, one for each of its generations.
@@ -246,4 +248,56 @@ fn assert_large_segment_is_reported(backend: &MemoryBackend, segment: &Key, plac
     let report = verify(&open(backend.clone()), Scope::Structure);
     assert_eq!(of_kind(&report, DamageKind::Index).len(), 1, "byte {place}");
     assert_eq!(report.damaged.len(), 1, "byte {place}: {:?}", &report.damaged[..2]);
+}
+
+/// A segment that is whole and not true: reading fails and says why, nothing panics, and `verify`
+/// finds the segment and what it spoils.
+#[test]
+fn an_index_that_lies_about_a_pack_is_found() {
+    let dir = fast_temp();
+    let tree = Tree::at(dir.path());
+    for number in 0..4u8 {
+        tree.file(format!("{number}"), noise(u64::from(number), 5000));
+    }
+    let lies: [fn(&mut Record); 5] = [
+        |record| record.offset += 1,
+        |record| record.stored_bytes -= 1,
+        // The next one lies inside of this one, and this one ends behind the last.
+        |record| (record.stored_bytes, record.plain_bytes) = (90_000, 90_000),
+        |record| record.plain_bytes -= 1,
+        |record| record.encoding = Encoding::Zstd,
+    ];
+    for (number, lie) in lies.into_iter().enumerate() {
+        let (backend, store) = memory_store();
+        backup(&store, dir.path());
+        let [key] = <[_; 1]>::try_from(keys(&backend, "index")).unwrap();
+        let bytes = object(&backend, &key);
+        let view = SegmentView::parse(&bytes, store.id()).unwrap();
+        let packs: Vec<_> = (0..view.pack_count()).map(|n| view.pack(&bytes, n).unwrap()).collect();
+        let mut entries: Vec<_> =
+            (0..view.entry_count()).map(|n| view.entry(&bytes, n).unwrap()).collect();
+        let is_chunk =
+            |entry: &&mut segment::Entry| packs[entry.pack as usize].content == Content::Chunks;
+        lie(&mut entries
+            .iter_mut()
+            .filter(is_chunk)
+            .min_by_key(|e| e.record.offset)
+            .unwrap()
+            .record);
+        lose(&backend, &key);
+        let bytes = segment::encode(store.id(), &packs, &entries);
+        let key = Key::new(format!("index/{}", Digest::of(&bytes))).unwrap();
+        backend.replace(&key, bytes);
+        drop(store);
+        let store = open(backend);
+        let out = fast_temp();
+        let failures = restore(&store, DEPLOYMENT, &out.path().join("out")).failures;
+        assert_eq!(failures.len(), 1, "{number}: {failures:?}");
+        for scope in [Scope::Structure, Scope::Full] {
+            let report = verify(&store, scope);
+            assert!(report.damaged.iter().any(|found| found.object == key.to_string()), "{number}");
+            let [path] = <[_; 1]>::try_from(touched(&report)).unwrap();
+            assert!(path.starts_with("orders@g1:files/"), "{number}: {path}");
+        }
+    }
 }

@@ -1,7 +1,8 @@
 //! A whole store: the input says what is backed up, damaged, forgotten, collected and read.
 //!
 //! Whatever happens, nothing may panic, what can be read is exactly what was backed up, what cannot
-//! be read is found by `verify`, and prune never makes something unreadable that could be read.
+//! be read is found by `verify`, and prune never makes something unreadable that could be read, as
+//! long as nothing false has a checksum that fits.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -226,8 +227,10 @@ impl World {
         let (readable, unreadable) = self.readable(&store);
         let report = store.verify(Scope::Full, &[], &Progress::default());
         let is_clean = report.as_ref().is_ok_and(strongroom::store::VerifyReport::is_clean);
-        if !unreadable.is_empty() {
-            assert!(!is_clean, "verify finds nothing, and {unreadable:?}");
+        if !unreadable.is_empty() && is_clean {
+            // Whoever looked may have made the index anew.
+            let unreadable = self.open().map(|store| self.readable(&store).1).unwrap_or_default();
+            assert!(unreadable.is_empty(), "verify finds nothing, and {unreadable:?}");
         }
         if !self.is_damaged {
             let report = report.expect("nothing is damaged");
@@ -263,7 +266,11 @@ impl World {
         let Some(store) = self.open() else { return };
         for number in before.intersection(&kept) {
             let read = self.read(&store, *number);
-            assert!(read.is_ok(), "prune took something from g{number}: {read:?}");
+            // Prune believes what has the right checksum.
+            assert!(
+                read.is_ok() || self.is_forged,
+                "prune took something from g{number}: {read:?}"
+            );
         }
     }
 

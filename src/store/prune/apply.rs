@@ -106,11 +106,16 @@ impl Prune<'_> {
             self.report.put_off.push(PutOff::Writers);
         }
         let mut going: Vec<(PackEntry, u64)> = Vec::new();
+        // What packs that stay are encoded against.
+        let mut bases = HashSet::new();
         for entry in work.dead.iter().filter(|entry| mine(&entry.id)) {
             self.progress.check()?;
             match may_go(self.store, &work.marks, entry)? {
                 Ok(()) => going.push((*entry, 0)),
-                Err(reason) => self.report.notes.push(reason),
+                Err(stays) => {
+                    bases.extend(stays.base_packs(&work.marks));
+                    self.report.notes.push(stays.reason);
+                }
             }
             self.progress.item();
         }
@@ -122,7 +127,10 @@ impl Prune<'_> {
             self.progress.check()?;
             match rewriter.rewrite(entry) {
                 Ok(Ok(bytes)) => going.push((*entry, bytes)),
-                Ok(Err(reason)) => self.report.notes.push(reason),
+                Ok(Err(stays)) => {
+                    bases.extend(stays.base_packs(&work.marks));
+                    self.report.notes.push(stays.reason);
+                }
                 Err(error) if is_full(&error) => {
                     full = true;
                     break;
@@ -141,6 +149,7 @@ impl Prune<'_> {
             self.report.put_off.push(PutOff::Room);
             going.retain(|(_, copied)| *copied == 0);
         }
+        going.retain(|(entry, _)| !bases.contains(&entry.id));
         let manifests: Vec<_> = work.manifests.iter().filter(|id| mine(id)).copied().collect();
         self.write_condemnation(basis, &going, manifests)
     }

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use super::apply::Prune;
+use super::rewrite::may_go;
 use super::sparing::{Sparing, can_return};
 use super::{PruneReport, PutOff};
 use crate::clock::UnixNanos;
@@ -12,6 +13,7 @@ use crate::digest::Digest;
 use crate::format::pack::Content;
 use crate::format::record::{CommitNumber, Event, GenerationName};
 use crate::format::removal::List;
+use crate::format::segment::PackEntry;
 use crate::index;
 use crate::lease::{self, Lease};
 use crate::log::{Collection, Generation};
@@ -62,13 +64,54 @@ impl<'p, 'a> Collector<'p, 'a> {
     /// Collects what is due by the plan.
     pub fn collect_due(&mut self) -> Result<(), Error> {
         let plan = self.prune.plan;
+        let state = self.prune.log.state();
+        let mut lists = Vec::new();
         for due in &plan.due {
-            let state = self.prune.log.state();
             let open = state.condemned().iter().find(|condemned| condemned.number == due.number);
             let Some(list) = open.map(|condemned| condemned.list) else { continue };
-            let list = self.prune.store.removal_list(&list)?;
-            if !self.collect(due.number, &list, (&due.spared, &due.can_return))? {
+            lists.push((due, self.prune.store.removal_list(&list)?));
+        }
+        let mut good = HashSet::new();
+        for (due, list) in &lists {
+            self.find_good_copies(list, &due.spared, &mut good)?;
+        }
+        for (due, list) in lists {
+            let spared = due.spared.union(&good).copied().collect();
+            if !self.collect(due.number, &list, (&spared, &due.can_return))? {
                 break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Finds packs with needed chunks whose other copy, which was good when they were condemned, is
+    /// not any more.
+    fn find_good_copies(
+        &mut self,
+        list: &List,
+        spared: &HashSet<Digest>,
+        good: &mut HashSet<Digest>,
+    ) -> Result<(), Error> {
+        let (store, marks) = (self.prune.store, &self.prune.plan.work.marks);
+        let chunks = list.packs.iter().map(|id| (Content::Chunks, *id));
+        let pages = list.pages.iter().map(|id| (Content::Pages, *id));
+        for (content, id) in chunks.chain(pages) {
+            self.prune.progress.check()?;
+            if spared.contains(&id) {
+                continue;
+            }
+            let bytes = match store.backend().len(&pack::key(content, &id)) {
+                Ok(bytes) => bytes,
+                Err(backend::Error::NotFound { .. }) => continue,
+                Err(error) => return Err(error.into()),
+            };
+            // One that cannot be read was condemned by what the index knows of it.
+            if let Err(stays) = may_go(store, marks, &PackEntry { id, bytes, content })?
+                && !stays.is_unreadable
+            {
+                good.insert(id);
+                good.extend(stays.base_packs(marks));
+                self.prune.report.notes.push(stays.reason);
             }
         }
         Ok(())

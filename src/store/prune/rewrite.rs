@@ -1,7 +1,10 @@
 //! Writing packs anew without what is dead in them, and the last look before a pack goes: what it
 //! holds that is needed must be readable elsewhere.
 
+use std::collections::HashSet;
+
 use super::marks::Marks;
+use crate::digest::Digest;
 use crate::format::pack::{Content, Record};
 use crate::format::segment::PackEntry;
 use crate::index::{Location, SegmentBuilder};
@@ -12,34 +15,61 @@ use crate::store::promote::read_pack_back;
 use crate::store::{Error, Store, random};
 
 /// Why a pack stays.
-pub(super) type Reason = String;
+#[derive(Debug)]
+pub(super) struct Stays {
+    pub reason: String,
+    /// What is encoded in it against these has no good copy elsewhere: they stay too.
+    pub bases: Vec<Digest>,
+    /// Whether it is not known what is in it.
+    pub is_unreadable: bool,
+}
 
-/// Says whether a pack that nothing needs may go: every chunk in it that is needed stays in another
-/// pack and can be read there.
+impl Stays {
+    /// Returns the packs that have the bases.
+    pub fn base_packs(&self, marks: &Marks) -> HashSet<Digest> {
+        let copies = self.bases.iter().flat_map(|base| marks.index.copies(base));
+        let bases = copies.filter(|copy| copy.location.record.base.is_none());
+        bases.map(|copy| copy.location.pack.id).collect()
+    }
+}
+
+/// Says whether a pack may go that nothing needs, or that was written anew: every chunk in it that
+/// is needed stays in another pack and can be read there.
 pub(super) fn may_go(
     store: &Store,
     marks: &Marks,
     entry: &PackEntry,
-) -> Result<Result<(), Reason>, Error> {
+) -> Result<Result<(), Stays>, Error> {
     let records = match directory(store, entry)? {
         Ok(records) => records,
-        Err(reason) => return Ok(Err(reason)),
+        Err(stays) => return Ok(Err(stays)),
     };
+    let mut bad = Vec::new();
     for record in &records {
         if let Err(reason) = stays_elsewhere(store, marks, entry, record)? {
-            return Ok(Err(reason));
+            bad.push((record, reason));
         }
     }
-    Ok(Ok(()))
+    Ok(stays_for(bad))
+}
+
+/// Says that a pack stays if there is a reason.
+fn stays_for(bad: Vec<(&Record, String)>) -> Result<(), Stays> {
+    let bases = bad.iter().filter_map(|(record, _)| record.base).collect();
+    let Some((_, reason)) = bad.into_iter().next() else { return Ok(()) };
+    Err(Stays { reason, bases, is_unreadable: false })
 }
 
 /// Reads what is in a pack.
-fn directory(store: &Store, entry: &PackEntry) -> Result<Result<Vec<Record>, Reason>, Error> {
+fn directory(store: &Store, entry: &PackEntry) -> Result<Result<Vec<Record>, Stays>, Error> {
     let PackEntry { id, bytes, content } = entry;
     match pack::read_directory(store.backend(), *content, id, *bytes, store.id()) {
         Ok(directory) => Ok(Ok(directory.records)),
         Err(pack::Error::Backend(error)) if !error.is_damage() => Err(error.into()),
-        Err(error) => Ok(Err(format!("{} stays: {error}", pack::key(*content, id)))),
+        Err(error) => {
+            let reason = format!("{} stays: {error}", pack::key(*content, id));
+            Ok(Err(Stays { reason, bases: Vec::new(), is_unreadable: true }))
+        }
     }
 }
 
@@ -49,7 +79,7 @@ fn stays_elsewhere(
     marks: &Marks,
     entry: &PackEntry,
     record: &Record,
-) -> Result<Result<(), Reason>, Error> {
+) -> Result<Result<(), String>, Error> {
     if !marks.is_needed(&record.digest) {
         return Ok(Ok(()));
     }
@@ -84,18 +114,18 @@ impl<'a> Rewriter<'a> {
     /// Copies what stays of a pack, as it is encoded, and returns how many bytes. A copy of a chunk
     /// with base keeps it, and a copy of a base has none. Every chunk is decoded and compared with
     /// its name first.
-    pub fn rewrite(&mut self, entry: &PackEntry) -> Result<Result<u64, Reason>, Error> {
+    pub fn rewrite(&mut self, entry: &PackEntry) -> Result<Result<u64, Stays>, Error> {
         let records = match directory(self.store, entry)? {
             Ok(records) => records,
-            Err(reason) => return Ok(Err(reason)),
+            Err(stays) => return Ok(Err(stays)),
         };
         // All of it is looked at before anything is copied.
-        let mut live = Vec::new();
+        let (mut live, mut bad) = (Vec::new(), Vec::new());
         for record in &records {
             let location = Location { pack: *entry, record: *record };
             if !self.is_chosen(&location) {
                 if let Err(reason) = stays_elsewhere(self.store, self.marks, entry, record)? {
-                    return Ok(Err(reason));
+                    bad.push((record, reason));
                 }
                 continue;
             }
@@ -103,10 +133,13 @@ impl<'a> Rewriter<'a> {
                 Ok(_) => live.push(location),
                 Err(fault) if fault.is_damage() => {
                     let key = pack::key(entry.content, &entry.id);
-                    return Ok(Err(format!("{key} stays: {fault}")));
+                    bad.push((record, format!("{key} stays: {fault}")));
                 }
                 Err(fault) => return Err(fault.into()),
             }
+        }
+        if let Err(stays) = stays_for(bad) {
+            return Ok(Err(stays));
         }
         let mut copied = 0;
         for location in live {

@@ -14,7 +14,7 @@ impl Verification<'_> {
     /// Names, for each damaged chunk and page, the paths that need it. Only when there are some:
     /// this walks every generation in full.
     pub(super) fn affects(&mut self, generations: &[Generation]) -> Result<(), Error> {
-        if self.bad_chunks.is_empty() {
+        if self.bad_chunks.is_empty() && self.misfits.is_empty() {
             return Ok(());
         }
         for generation in generations {
@@ -41,7 +41,9 @@ impl Verification<'_> {
         for chunk in self.store.chunks(content) {
             match chunk {
                 Ok(chunk) => {
-                    if let Some(damage) = self.bad_chunks.get(&chunk.digest) {
+                    let bad = self.bad_chunks.get(&chunk.digest);
+                    let misfit = self.misfits.get(&(chunk.digest, chunk.bytes));
+                    for damage in bad.into_iter().chain(misfit) {
                         let path = path_of(member, &entry.path);
                         self.report.damaged[*damage].touch(generation, path);
                     }

@@ -12,6 +12,7 @@
 
 mod affects;
 mod deltas;
+mod entries;
 mod packs;
 mod structure;
 
@@ -159,10 +160,16 @@ struct Verification<'s> {
     store: &'s Store,
     progress: &'s Progress,
     report: VerifyReport,
+    /// The index as it is stored.
+    stored: Snapshot,
+    /// Segments of it that are damaged: nobody believes them.
+    damaged_segments: HashSet<String>,
     /// The index as it was when the verification began, packs included that are missing.
     index: Snapshot,
-    /// Chunks that manifests name and no pack has.
-    unknown: HashSet<Digest>,
+    /// Chunks that manifests name and no pack has, with the lengths that they say.
+    unknown: HashSet<(Digest, u64)>,
+    /// Chunks that manifests name by a length that is not theirs, with their damage.
+    misfits: HashMap<(Digest, u64), usize>,
     /// Chunks and pages that cannot be had, with the damage that is the cause (its place in the
     /// report).
     bad_chunks: HashMap<Digest, usize>,
@@ -198,10 +205,14 @@ impl Store {
                 .collect::<Result<_, _>>()?
         };
         let mut report = VerifyReport::default();
-        if references.is_empty() {
-            structure::index_segments(self, progress, &mut report)?;
-        }
-        if !report.damaged.is_empty() {
+        let stored = if references.is_empty() {
+            structure::index_segments(self, progress, &mut report)?
+        } else {
+            self.index()?.snapshot()
+        };
+        let damaged_segments: HashSet<_> =
+            report.damaged.iter().map(|damage| damage.object.clone()).collect();
+        if !damaged_segments.is_empty() {
             self.recover_index();
         }
         // From here on the index is whole: rebuilt from packs if it was not.
@@ -210,8 +221,11 @@ impl Store {
             store: self,
             progress,
             report,
+            stored,
+            damaged_segments,
             index: self.index()?.snapshot(),
             unknown: HashSet::new(),
+            misfits: HashMap::new(),
             bad_chunks: HashMap::new(),
             bad_packs: HashMap::new(),
             packs: (!references.is_empty()).then(HashSet::new),

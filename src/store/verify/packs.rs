@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use rayon::prelude::*;
 
 use super::deltas::{self, Deltas, Windows};
+use super::entries::Entries;
 use super::{Damage, DamageKind, Scope, Verification};
 use crate::backend;
 use crate::codec::{Decoder, Encoding};
@@ -29,6 +30,8 @@ struct Found {
     /// Chunks that do not decode to what they are called: of this pack, and deltas against chunks
     /// of this pack.
     bad: Vec<(PackEntry, Record, String)>,
+    /// What is in it, if the index says something else.
+    contradicted: Option<Vec<Record>>,
 }
 
 /// How a pack is looked at.
@@ -65,7 +68,9 @@ impl Verification<'_> {
         let (store, progress) = (self.store, self.progress);
         let deltas =
             if scope == Scope::Full { Deltas::collect(&self.index) } else { Deltas::default() };
-        let known = Known { index: &self.index, deltas: &deltas };
+        let entries =
+            Entries::count(self.stored.clone(), &self.damaged_segments, || progress.check())?;
+        let known = Known { index: &self.index, deltas: &deltas, entries: &entries };
         plan.par_iter().try_for_each(|(entry, depth)| {
             progress.check()?;
             let found = look_at(store, known, entry, *depth, progress);
@@ -109,6 +114,8 @@ impl Verification<'_> {
             let reason = format!("its bytes have digest {actual}, not the one in its name");
             let damage = self.damage(Damage::new(key, DamageKind::Pack, reason));
             self.bad_packs.insert(entry.id, damage);
+        } else if let Some(records) = found.contradicted {
+            self.contradicted(&entry, &records);
         }
     }
 
@@ -156,10 +163,11 @@ impl Verification<'_> {
         let mut unknown: Vec<_> = self
             .unknown
             .iter()
+            .map(|(digest, _)| *digest)
             .filter(|digest| !self.bad_chunks.contains_key(digest))
-            .copied()
             .collect();
         unknown.sort_unstable();
+        unknown.dedup();
         for digest in unknown {
             let object = format!("chunk {digest}");
             let reason = if self.index.find(&digest).is_some() {
@@ -203,6 +211,7 @@ fn is_drawn(id: &Digest, seed: [u8; 8], share: f64) -> bool {
 struct Known<'a> {
     index: &'a Snapshot,
     deltas: &'a Deltas,
+    entries: &'a Entries,
 }
 
 fn look_at(
@@ -236,6 +245,9 @@ fn look_at(
         found.fault = Some(error.into());
     }
     progress.add(if depth == Depth::Directory { 0 } else { entry.bytes });
+    if !known.entries.agree_with(id, &directory.records) {
+        found.contradicted = Some(directory.records);
+    }
     found
 }
 

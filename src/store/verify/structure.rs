@@ -7,18 +7,18 @@ use super::{Damage, DamageKind, Verification, VerifyReport, name_of};
 use crate::digest::Digest;
 use crate::format::manifest::{Artifact, Chunks, Entry};
 use crate::format::page::{ChunkRef, ListRef};
-use crate::index::{Cover, Index};
+use crate::index::{Cover, Index, Snapshot};
 use crate::log::Generation;
 use crate::pack;
 use crate::store::list::{ListIter, PageFault, PageReason};
 use crate::store::{Error, Progress, Store, manifest_key};
 
-/// Checks every index segment as it is stored.
+/// Checks every index segment as it is stored, and returns those that can be used.
 pub(super) fn index_segments(
     store: &Store,
     progress: &Progress,
     report: &mut VerifyReport,
-) -> Result<(), Error> {
+) -> Result<Snapshot, Error> {
     let index = Index::open(store.backend(), store.id())?;
     for damaged in index.damaged() {
         report.damaged.push(Damage::new(&damaged.key, DamageKind::Index, &damaged.source));
@@ -31,7 +31,7 @@ pub(super) fn index_segments(
             report.damaged.push(Damage::new(segment.key(), DamageKind::Index, source));
         }
     }
-    Ok(())
+    Ok(index.snapshot())
 }
 
 /// What a walk over manifests has seen: pages and artifacts are shared between generations and
@@ -195,22 +195,36 @@ impl Verification<'_> {
 
     /// Takes notice of a chunk that a manifest names.
     fn chunk(&mut self, chunk: &ChunkRef) {
-        if !chunk.is_hole() {
-            self.needed(&chunk.digest);
+        if chunk.is_hole() {
+            return;
         }
-    }
-
-    fn needed(&mut self, digest: &Digest) {
-        let mut places = self.index.locations(digest);
-        let Some(location) = places.find(|place| !self.index.dangles(&place.record)) else {
-            self.unknown.insert(*digest);
+        let index = &self.index;
+        let found = index.locations(&chunk.digest).find(|place| !index.dangles(&place.record));
+        let Some(location) = found else {
+            self.unknown.insert((chunk.digest, chunk.bytes));
             return;
         };
+        let actual = u64::from(location.record.plain_bytes);
+        if actual != chunk.bytes {
+            self.misfit(chunk, actual);
+        }
         if let Some(packs) = &mut self.packs {
             packs.insert(location.pack.id);
             let base = location.record.base.and_then(|base| self.index.find_base(&base));
             packs.extend(base.map(|location| location.pack.id));
         }
+    }
+
+    /// A manifest that is whole and not true: what names this chunk by this length cannot be read.
+    fn misfit(&mut self, chunk: &ChunkRef, actual: u64) {
+        let key = (chunk.digest, chunk.bytes);
+        if self.misfits.contains_key(&key) {
+            return;
+        }
+        let object = format!("chunk {}", chunk.digest);
+        let reason = format!("a manifest says {} bytes, the pack {actual}", chunk.bytes);
+        let damage = self.damage(Damage::new(object, DamageKind::Manifest, reason));
+        self.misfits.insert(key, damage);
     }
 
     /// Looks for chunks that the index does not know in an index that is made anew: a pack may have
@@ -223,8 +237,8 @@ impl Verification<'_> {
         if let Some(index) = self.store.recover_index() {
             self.index = index;
         }
-        for digest in &unknown {
-            self.needed(digest);
+        for (digest, bytes) in unknown {
+            self.chunk(&ChunkRef { bytes, digest });
         }
     }
 

@@ -198,6 +198,7 @@ fn limits_are_those_of_the_code_and_none_is_forgotten() {
         limits::EXTENSIONS_MAX,
         limits::MEMBERS_MAX,
         limits::RECORD_NAMES_MAX,
+        limits::GENERATION_MAX,
         limits::REMOVAL_OBJECTS_MAX,
         limits::SEGMENT_ENTRIES_MAX,
         limits::FILE_BYTES_MAX,

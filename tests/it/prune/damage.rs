@@ -213,6 +213,32 @@ fn the_good_one_of_two_copies_survives() {
     assert!(kept_both > 0, "somewhere the bad copy was about to stay alone");
 }
 
+/// What was written anew is damaged before the old is removed.
+#[test]
+fn a_copy_that_went_bad_meanwhile_keeps_the_other() {
+    let (whole, store) = memory_store();
+    let history = five_generations(&store, "orders", 1);
+    let packs = || [keys(&whole, "packs"), keys(&whole, "pages")].concat();
+    let before = packs();
+    assert!(prune(&store, &keep_last(1)).condemned.rewritten_packs > 0);
+    let copies: Vec<_> = packs().into_iter().filter(|key| !before.contains(key)).collect();
+    assert_eq!(copies.len(), 2, "chunks and pages");
+    for copy in copies {
+        let backend = copy_of(&whole);
+        change(&backend, &copy, |bytes| {
+            for record in directory_of(bytes, store.id()).unwrap().records {
+                bytes[record.offset as usize + 7] ^= 1;
+            }
+        });
+        let mut notes = Vec::new();
+        for _ in 0..4 {
+            notes.extend(try_prune(&open(backend.clone()), &keep_last(1)).unwrap().notes);
+            assert_eq!(history.assert_restores(&open(backend.clone())), [5]);
+        }
+        assert!(notes.iter().any(|note| note.contains("the other copy is bad")), "{notes:?}");
+    }
+}
+
 #[test]
 fn a_damaged_log_refuses_and_if_accepted_keeps_what_may_be_visible() {
     let (backend, store) = memory_store();

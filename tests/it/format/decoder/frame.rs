@@ -255,6 +255,7 @@ fn event(kind: u16, at: &mut Cursor<'_>) -> Result<Event> {
 fn name(at: &mut Cursor<'_>) -> Result<(String, u64)> {
     let (deployment, generation) = (at.text()?, at.u64()?);
     check_name(&deployment)?;
+    demand((1..=i64::MAX as u64).contains(&generation), "number of a generation")?;
     Ok((deployment, generation))
 }
 
