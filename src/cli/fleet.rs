@@ -1,5 +1,6 @@
 //! Configured deployments: from `strongroom.toml` to members, an executor and a plan.
 
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use super::context::Context;
@@ -57,12 +58,15 @@ pub fn need_config<'c>(context: &'c Context, verb: &str) -> Result<&'c Loaded, F
 /// It cannot be read, or is too large.
 pub fn read(path: &Path) -> Result<Vec<u8>, Failure> {
     let failed = |error| Failure::usage(format!("{}: {error}", path.display()));
-    let bytes = std::fs::metadata(path).map_err(failed)?.len();
-    if bytes > FILE_BYTES_MAX {
-        let text = format!("{}: {bytes} bytes, at most {FILE_BYTES_MAX} allowed", path.display());
+    let file = std::fs::File::open(path).map_err(failed)?;
+    let mut bytes = Vec::new();
+    // Whatever length it says: it may be a pipe or a device.
+    file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > FILE_BYTES_MAX {
+        let text = format!("{}: at most {FILE_BYTES_MAX} bytes allowed", path.display());
         return Err(Failure::usage(text));
     }
-    std::fs::read(path).map_err(failed)
+    Ok(bytes)
 }
 
 fn refuse(path: &Path, error: &config::Error) -> Failure {
@@ -263,5 +267,17 @@ pub fn exit_of(done: usize, failures: &[Failure]) -> Exit {
         }
         _ if done == 0 => Exit::FAILED,
         _ => Exit::PARTLY,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_without_an_end_is_refused() {
+        assert!(read(Path::new("/dev/zero")).is_err());
+        assert!(read(Path::new("/dev/null")).is_ok_and(|bytes| bytes.is_empty()));
+        assert!(read(Path::new("/dev")).is_err());
     }
 }

@@ -4,6 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::versioned;
 use crate::store::Extension;
 
 /// Name of the extension.
@@ -164,19 +165,12 @@ impl DeploymentFacts {
     /// # Errors
     /// Every [`Error`].
     pub fn find(extensions: &[Extension]) -> Result<Option<Self>, Error> {
-        #[derive(Deserialize)]
-        struct Head {
-            schema: String,
-        }
         let Some(extension) = extensions.iter().find(|extension| extension.name == EXTENSION)
         else {
             return Ok(None);
         };
-        let head: Head = serde_json::from_slice(&extension.value)?;
-        if head.schema != SCHEMA {
-            return Err(Error::Newer { schema: head.schema });
-        }
-        Ok(Some(serde_json::from_slice(&extension.value)?))
+        let facts = versioned::parse(&extension.value, SCHEMA)?;
+        facts.map(Some).map_err(|schema| Error::Newer { schema })
     }
 
     /// Returns the facts of a member.

@@ -27,5 +27,6 @@ mod service;
 pub mod staging;
 pub mod state;
 pub mod topology;
+mod versioned;
 
 pub use roots::roots;

@@ -13,6 +13,7 @@ use super::facts::{Identity, Quiescence, Scope};
 use super::inventory::{Inventory, Row};
 use super::ledger::{self, Step};
 use super::topology::topology_hash;
+use super::versioned;
 use crate::digest::{Algorithm, Digest};
 use crate::limits::RECORD_BYTES_MAX;
 use crate::store::parse_label;
@@ -260,15 +261,8 @@ impl Plan {
     /// # Errors
     /// It is no plan, of a newer version, or was edited.
     pub fn parse(json: &[u8]) -> Result<Self, Error> {
-        #[derive(Deserialize)]
-        struct Head {
-            schema: String,
-        }
-        let head: Head = serde_json::from_slice(json)?;
-        if head.schema != SCHEMA {
-            return Err(Error::Newer { schema: head.schema });
-        }
-        let plan: Self = serde_json::from_slice(json)?;
+        let plan: Self =
+            versioned::parse(json, SCHEMA)?.map_err(|schema| Error::Newer { schema })?;
         plan.check()?;
         Ok(plan)
     }

@@ -15,6 +15,7 @@ use crate::run::inventory::Row;
 use crate::run::ledger::{self, Step};
 use crate::run::plan::AuthorityNeeded;
 use crate::run::topology::topology_hash;
+use crate::run::versioned;
 use crate::store::{self, parse_label};
 
 /// The schema that is written, and the only one that is read.
@@ -272,15 +273,8 @@ impl Plan {
     /// # Errors
     /// It is no plan, of a newer version, or was edited.
     pub fn parse(json: &[u8]) -> Result<Self, Error> {
-        #[derive(Deserialize)]
-        struct Head {
-            schema: String,
-        }
-        let head: Head = serde_json::from_slice(json)?;
-        if head.schema != SCHEMA {
-            return Err(Error::Newer { schema: head.schema });
-        }
-        let plan: Self = serde_json::from_slice(json)?;
+        let plan: Self =
+            versioned::parse(json, SCHEMA)?.map_err(|schema| Error::Newer { schema })?;
         plan.check()?;
         Ok(plan)
     }

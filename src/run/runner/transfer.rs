@@ -2,6 +2,7 @@
 //! they come; each is read back before it counts.
 
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -307,15 +308,17 @@ impl Runner<'_> {
 
 fn fetch(executor: &dyn Executor, job: Job, sender: &Sender<Done>) {
     let Job { operation, member, snapshot, staging, call } = job;
-    let fetched = executor.download(&member, snapshot.as_ref(), &staging, &call);
-    let result = fetched.and_then(|fetched| {
-        let (path, staged) = match fetched {
+    let work = AssertUnwindSafe(|| {
+        let (path, staged) = match executor.download(&member, snapshot.as_ref(), &staging, &call)? {
             Fetched::Staged => (staging, true),
             Fetched::InPlace(path) => (path, false),
         };
         let checks = executor.check(&member, snapshot.as_ref(), &path)?;
         Ok((path, staged, checks))
     });
+    // An executor of somebody else's may panic: without an answer the runner would wait for ever.
+    let result = catch_unwind(work)
+        .unwrap_or_else(|_| Err(executor::Error::Unknown("the executor panicked".to_owned())));
     // The runner receives until all have answered; if it has failed, its error is reported.
     let _ = sender.send(Done { operation, member, result });
 }

@@ -289,3 +289,19 @@ fn a_download_that_fails_ends_the_others() {
     assert_done(dir.path(), &store);
     assert!(MEMBERS.iter().all(|member| service.count("create", member) == 1));
 }
+
+/// A panic of an executor is a failed step, and nobody waits for an answer that does not come.
+#[test]
+fn an_executor_that_panics_fails_its_member_and_the_run_goes_on_later() {
+    let (dir, _, store) = world();
+    let root = dir.path().join("service");
+    let service = Service::with(&root, |verb, member, side| {
+        assert!((verb, member, side) != ("download", "left", Side::Before), "meant to panic");
+        None
+    });
+    let error = back_up(&store, &service, &plan(), options(dir.path())).unwrap_err();
+    assert!(error.to_string().contains("the executor panicked"), "{error}");
+    assert!(MEMBERS.iter().all(|member| service.state(member) == "running"));
+    back_up(&store, &Service::at(&root), &plan(), options(dir.path())).unwrap();
+    assert_done(dir.path(), &store);
+}

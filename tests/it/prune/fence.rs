@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex};
 
 use strongroom::backend::{Backend, Key, LocalBackend, LockMode, MemoryBackend};
 use strongroom::lease::{PRUNE_LOCK, READERS_LOCK};
-use strongroom::store::{Error, IngestOptions, Progress, PruneOptions, PutOff, Scope};
+use strongroom::store::{
+    Durable, Error, IngestOptions, Progress, PruneOptions, PutOff, Scope, Store,
+};
 
 use super::{
     History, collect_only, five_generations, keep_last, name, prune, prune_all, try_prune,
@@ -127,6 +129,15 @@ fn a_commit_between_condemning_and_collecting_is_spared() {
     assert_eq!(history.assert_restores(&open(backend)), [2, 3]);
 }
 
+/// Stores the third tree, up to the commit.
+fn about_to_commit(store: &Store, history: &History) -> Durable {
+    let (options, progress) = (IngestOptions::default(), Progress::default());
+    let sources = [source(MEMBER, history.trees[2].path())];
+    let previous = store.previous_artifacts("orders", &sources).unwrap();
+    let staged = store.ingest(&sources, &previous, &options, &progress).unwrap();
+    staged.verify().unwrap().promote().unwrap()
+}
+
 /// And where the commit comes just before the record that collects: it takes its number.
 #[test]
 fn a_commit_that_takes_the_number_of_a_collection_is_looked_at() {
@@ -135,11 +146,7 @@ fn a_commit_that_takes_the_number_of_a_collection_is_looked_at() {
     let history = about_to_lose(&backend);
     // Condemned while a writer is at work that has decided what to reuse.
     let store = open(backend.clone());
-    let (options, progress) = (IngestOptions::default(), Progress::default());
-    let sources = [source(MEMBER, history.trees[2].path())];
-    let previous = store.previous_artifacts("orders", &sources).unwrap();
-    let staged = store.ingest(&sources, &previous, &options, &progress).unwrap();
-    let durable = staged.verify().unwrap().promote().unwrap();
+    let durable = about_to_commit(&store, &history);
     prune(&open(backend.clone()), &keep_last(1));
     let commit = Mutex::new(Some((store, durable)));
     let (pruning, _) = stopping(&backend, "log", 1, move || {
@@ -158,11 +165,7 @@ fn a_commit_of_what_was_collected_is_refused_and_nothing_becomes_visible() {
     crate::support::create(backend.clone());
     let history = about_to_lose(&backend);
     let store = open(backend.clone());
-    let (options, progress) = (IngestOptions::default(), Progress::default());
-    let sources = [source(MEMBER, history.trees[2].path())];
-    let previous = store.previous_artifacts("orders", &sources).unwrap();
-    let staged = store.ingest(&sources, &previous, &options, &progress).unwrap();
-    let durable = staged.verify().unwrap().promote().unwrap();
+    let durable = about_to_commit(&store, &history);
     for _ in 0..2 {
         prune(&open(backend.clone()), &keep_last(1));
     }
