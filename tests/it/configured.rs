@@ -7,7 +7,7 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
-use crate::support::temp;
+use crate::support::{noise, temp, watched};
 
 fn command(dir: &Path, words: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_strongroom"));
@@ -128,4 +128,33 @@ fn a_database_is_dumped_by_a_command_and_put_back() {
     assert_eq!(sqlite(&database, all).unwrap(), before);
     let staged = fs::read_dir(dir.path().join("store/staging")).unwrap();
     assert_eq!(staged.count(), 1, "only locks");
+}
+
+/// A night of many members at once, and the next one.
+#[test]
+fn two_hundred_directories_are_backed_up_within_the_memory_bound() {
+    const MEMBERS: u64 = 200;
+    const MEMORY_MAX: u64 = 300 << 20;
+    let dir = temp();
+    let file = |member| dir.path().join(format!("{member}/stable_memory.bin"));
+    let mut text = String::from("store = 'store'\n");
+    for member in 0..MEMBERS {
+        fs::create_dir(dir.path().join(member.to_string())).unwrap();
+        fs::write(file(member), noise(member, 2_000_000)).unwrap();
+        text += &format!("[[deployments.orders.members]]\nid = 'm{member}'\npath = '{member}'\n");
+    }
+    let configuration = dir.path().join("strongroom.toml");
+    fs::write(&configuration, text).unwrap();
+    let night = || {
+        let configuration = configuration.to_str().unwrap();
+        watched(&["--quiet", "--config", configuration, "backup", "--init", "--all"])
+    };
+    let (first, peak) = night();
+    assert!(peak < MEMORY_MAX, "{} MiB", peak >> 20);
+    let new = |answer: &Value| answer["deployments"][0]["bytes_new"].as_u64();
+    assert_eq!(new(&first), Some(MEMBERS * 2_000_000), "{first}");
+    fs::write(file(7), noise(7777, 2_000_000)).unwrap();
+    let (second, peak) = night();
+    assert!(peak < MEMORY_MAX, "{} MiB", peak >> 20);
+    assert_eq!(new(&second), Some(2_000_000), "{second}");
 }

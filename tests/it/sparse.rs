@@ -3,42 +3,13 @@
 use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
-use std::process::{Command, Stdio};
 
 use rustix::fs::SeekFrom;
 use rustix::io::Errno;
-use serde_json::Value;
 
-use crate::support::{Tree, noise, temp};
+use crate::support::{Tree, noise, temp, watched};
 
 const MIB: u64 = 1 << 20;
-
-/// Runs the command and returns its answer, and the most memory that it held, in bytes.
-fn run(arguments: &[&str]) -> (Value, u64) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_strongroom"));
-    command.args(["--json", "--no-progress"]).args(arguments);
-    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
-    let status = Path::new("/proc").join(child.id().to_string()).join("status");
-    let watch = std::thread::spawn(move || {
-        // The kernel keeps the peak; the last look before the end is close enough to it.
-        let mut peak = 0;
-        while let Ok(text) = std::fs::read_to_string(&status) {
-            let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-            let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
-            // A process that has ended holds no memory.
-            let Some(kib) = kib else { break };
-            peak = peak.max(kib * 1024);
-            std::thread::sleep(std::time::Duration::from_millis(5));
-        }
-        peak
-    });
-    let answer = serde_json::from_reader(child.stdout.take().unwrap());
-    let status = child.wait().unwrap();
-    let peak = watch.join().unwrap();
-    assert!(status.success(), "{arguments:?}: {status}");
-    assert!(peak > 0, "the peak was seen");
-    (answer.unwrap(), peak)
-}
 
 /// Returns the ranges of a file that hold data.
 fn data_ranges(file: &File) -> Vec<(u64, u64)> {
@@ -87,14 +58,15 @@ fn image_of_holes(size: u64, data: u64, slack: u64) {
     let [store, source, to] =
         ["store", "source", "target"].map(|name| dir.path().join(name).display().to_string());
     let member = format!("files={source}");
-    let (report, peak) = run(&["--store", &store, "backup", "--init", "--name", "orders", &member]);
+    let (report, peak) =
+        watched(&["--store", &store, "backup", "--init", "--name", "orders", &member]);
     let read = report["bytes_read"].as_u64().unwrap();
     assert!((data..data + slack).contains(&read), "{read} bytes read of {data} of data");
     assert!(peak < 300 * MIB, "the backup held {} MiB", peak / MIB);
     let stored = report["bytes_stored"].as_u64().unwrap();
     assert!(stored < data + data / 16, "{stored} bytes stored for {data}");
 
-    let (report, peak) = run(&["--store", &store, "restore", "orders", "--to", &to]);
+    let (report, peak) = watched(&["--store", &store, "restore", "orders", "--to", &to]);
     assert!(report["failures"].as_array().is_none_or(Vec::is_empty), "{report}");
     assert!(peak < 300 * MIB, "the restore held {} MiB", peak / MIB);
     let restored = Path::new(&to).join("files/x.img");
@@ -102,7 +74,7 @@ fn image_of_holes(size: u64, data: u64, slack: u64) {
     assert!(allocated < data + 2 * slack, "{allocated} bytes are allocated");
     assert_same_content(&tree.below("x.img"), &restored);
 
-    let (_, peak) = run(&["--store", &store, "verify", "--full"]);
+    let (_, peak) = watched(&["--store", &store, "verify", "--full"]);
     assert!(peak < 300 * MIB, "the verification held {} MiB", peak / MIB);
 }
 

@@ -13,7 +13,7 @@ mod tree;
 pub use backend::{TestBackend, When};
 pub use forge::{Forge, dir, entry_of, file, symlink};
 pub use noise::{Random, noise, text};
-pub use process::{Child, Mount, as_nobody, is_root, part_argument, part_name};
+pub use process::{Child, Mount, as_nobody, is_root, part_argument, part_name, watched};
 pub use snapshot::{
     Compare, Snapshot, assert_same_snapshot, assert_same_tree, differences, part, snapshot,
 };

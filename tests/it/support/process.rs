@@ -52,6 +52,34 @@ pub fn part_argument(number: usize) -> OsString {
     std::env::var_os(format!("{PART}_{number}")).expect("as many arguments as the part has")
 }
 
+/// Runs the command and returns its answer, and the most memory that it held, in bytes.
+#[track_caller]
+pub fn watched(arguments: &[&str]) -> (serde_json::Value, u64) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_strongroom"));
+    command.args(["--json", "--no-progress"]).args(arguments);
+    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+    let status = Path::new("/proc").join(child.id().to_string()).join("status");
+    let watch = std::thread::spawn(move || {
+        // The kernel keeps the peak; the last look before the end is close enough to it.
+        let mut peak = 0;
+        while let Ok(text) = std::fs::read_to_string(&status) {
+            let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+            let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
+            // A process that has ended holds no memory.
+            let Some(kib) = kib else { break };
+            peak = peak.max(kib * 1024);
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        peak
+    });
+    let answer = serde_json::from_reader(child.stdout.take().unwrap());
+    let status = child.wait().unwrap();
+    let peak = watch.join().unwrap();
+    assert!(status.success(), "{arguments:?}: {status}");
+    assert!(peak > 0, "the peak was seen");
+    (answer.unwrap(), peak)
+}
+
 /// A child of the test process that plays a part with these arguments.
 pub struct Child(Command);
 
