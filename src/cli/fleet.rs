@@ -63,7 +63,7 @@ pub fn read(path: &Path) -> Result<Vec<u8>, Failure> {
     // Whatever length it says: it may be a pipe or a device.
     file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(failed)?;
     if bytes.len() as u64 > FILE_BYTES_MAX {
-        let text = format!("{}: at most {FILE_BYTES_MAX} bytes allowed", path.display());
+        let text = format!("{}: too many bytes, at most {FILE_BYTES_MAX} allowed", path.display());
         return Err(Failure::usage(text));
     }
     Ok(bytes)

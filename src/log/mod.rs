@@ -12,15 +12,16 @@ use std::collections::{BTreeMap, HashMap};
 use crate::backend::{self, Backend, Key, Put};
 use crate::clock::UnixNanos;
 use crate::digest::Digest;
-use crate::format;
 use crate::format::frame::FRAME_BYTES_MAX;
 use crate::format::record::{
     CommitNumber, Event, GenerationName, GenerationNumber, KINDS_OPTIONAL, Record,
 };
 use crate::limits::GENERATION_MAX;
 
+mod fault;
 mod state;
 
+pub use fault::{Damaged, Fault};
 pub use state::{Collection, Condemnation, Fate, State};
 
 /// Folder of the records.
@@ -48,46 +49,6 @@ pub enum Error {
     NoGeneration {
         /// Its name.
         deployment: String,
-    },
-}
-
-/// A record that cannot be trusted.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Damaged {
-    /// Its number.
-    pub number: CommitNumber,
-    /// What is wrong.
-    pub fault: Fault,
-}
-
-/// What is wrong with a record.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Fault {
-    /// Its bytes are damaged.
-    #[error(transparent)]
-    Format(#[from] format::Error),
-    /// It is not there, though later ones are.
-    #[error("the record is missing, later ones are there")]
-    Missing,
-    /// It carries another number than its name.
-    #[error("the record says that it is number {actual}")]
-    Number {
-        /// The number inside.
-        actual: u64,
-    },
-    /// The record after it names another record as its predecessor.
-    #[error("the record after it continues another one (expected {expected}, found {actual})")]
-    Chain {
-        /// The digest in the later record.
-        expected: Digest,
-        /// The digest of this record.
-        actual: Digest,
-    },
-    /// It cannot be read.
-    #[error("cannot be read: {reason}")]
-    Unreadable {
-        /// The storage's words.
-        reason: String,
     },
 }
 
@@ -130,6 +91,8 @@ pub struct Log {
     damaged: Vec<Damaged>,
     next: u64,
     last_digest: Digest,
+    /// The highest generation of each deployment.
+    highest: HashMap<String, GenerationNumber>,
 }
 
 /// Returns the key of a record.
@@ -154,8 +117,13 @@ impl Log {
                 numbers.push(number);
             }
         })?;
-        let mut log =
-            Self { records: Vec::new(), damaged: Vec::new(), next: 1, last_digest: Digest::ZERO };
+        let mut log = Self {
+            records: Vec::new(),
+            damaged: Vec::new(),
+            next: 1,
+            last_digest: Digest::ZERO,
+            highest: HashMap::new(),
+        };
         for number in numbers {
             log.take(backend, number);
         }
@@ -191,7 +159,23 @@ impl Log {
             let fault = Fault::Chain { expected: record.previous, actual: previous };
             self.damage(previous_number, fault);
         }
+        self.check_generation(&record);
         self.records.push(record);
+    }
+
+    /// Reports a record that makes a generation visible a second time, or too late.
+    fn check_generation(&mut self, record: &Record) {
+        let Event::Promote { deployment, generation, .. } = &record.event else { return };
+        match self.highest.get_mut(deployment) {
+            Some(last) if *last >= *generation => {
+                let name =
+                    GenerationName { deployment: deployment.clone(), generation: *generation };
+                let fault = Fault::Generation { name, last: *last };
+                self.damage(record.number.0, fault);
+            }
+            Some(last) => *last = *generation,
+            None => drop(self.highest.insert(deployment.clone(), *generation)),
+        }
     }
 
     fn damage(&mut self, number: u64, fault: Fault) {
@@ -328,6 +312,7 @@ impl Log {
             Put::Created => {
                 self.next += 1;
                 self.last_digest = Digest::of(&bytes);
+                self.check_generation(&record);
                 self.records.push(record);
                 Ok(Some(number))
             }
@@ -438,7 +423,10 @@ mod tests {
             read.damaged().iter().map(|found| (found.number.0, found.fault.clone())).collect()
         };
         let found: Vec<_> = faults(1, bytes(1));
-        assert!(matches!(found[..], [(1, Fault::Chain { .. })]), "{found:?}");
+        // What stands there now is promoted again by the third.
+        let is_found =
+            matches!(found[..], [(1, Fault::Chain { .. }), (3, Fault::Generation { .. })]);
+        assert!(is_found, "{found:?}");
         let found: Vec<_> = faults(3, bytes(2));
         assert!(matches!(found[..], [(3, Fault::Number { actual: 2 })]), "{found:?}");
     }
@@ -469,6 +457,23 @@ mod tests {
         let refused = log.promote(&backend, UnixNanos(5), "a", Digest([3; 32]));
         assert!(matches!(refused, Err(Error::NoGeneration { .. })), "{refused:?}");
         assert_eq!(promote(&mut log, &backend, "b").number.0, 1);
+    }
+
+    #[test]
+    fn a_generation_that_is_promoted_twice_is_reported() {
+        let backend = MemoryBackend::new();
+        let mut log = Log::read(&backend).unwrap();
+        promote(&mut log, &backend, "a");
+        promote(&mut log, &backend, "a");
+        let (deployment, generation) = ("a".to_owned(), GenerationNumber(1));
+        let event = Event::Promote { deployment, generation, manifest: Digest([3; 32]) };
+        let forged = write(&mut log, &backend, event);
+        promote(&mut log, &backend, "a");
+        let read = Log::read(&backend).unwrap();
+        let fault = Fault::Generation { name: name(1), last: GenerationNumber(2) };
+        assert_eq!(read.damaged(), [Damaged { number: forged, fault }]);
+        assert_eq!(read.damaged(), log.damaged());
+        assert_eq!(read.generations().len(), 4);
     }
 
     #[test]

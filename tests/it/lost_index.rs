@@ -4,7 +4,7 @@ use strongroom::backend::{Key, MemoryBackend};
 use strongroom::chunker::Params;
 use strongroom::digest::Digest;
 use strongroom::format::pack::{Content, Record, SALT_AT, SALT_BYTES};
-use strongroom::format::segment::{self, SegmentView};
+use strongroom::format::segment::{self, PackEntry, SegmentView};
 use strongroom::store::{DamageKind, Scope, Store, StoreConfig};
 use strongroom::values::Encoding;
 use strongroom::{format, pack};
@@ -250,6 +250,30 @@ fn assert_large_segment_is_reported(backend: &MemoryBackend, segment: &Key, plac
     assert_eq!(report.damaged.len(), 1, "byte {place}: {:?}", &report.damaged[..2]);
 }
 
+/// Lets a segment say something else of the first entry for which `is_wanted` holds, with checksums
+/// that fit. Returns its new key.
+fn forge(
+    backend: &MemoryBackend,
+    store: &Store,
+    key: &Key,
+    is_wanted: impl Fn(&Record, &PackEntry) -> bool,
+    lie: impl Fn(&mut Record, &mut PackEntry),
+) -> Option<Key> {
+    let bytes = object(backend, key);
+    let view = SegmentView::parse(&bytes, store.id()).unwrap();
+    let mut packs: Vec<_> = (0..view.pack_count()).map(|n| view.pack(&bytes, n).unwrap()).collect();
+    let mut entries: Vec<_> =
+        (0..view.entry_count()).map(|n| view.entry(&bytes, n).unwrap()).collect();
+    let wanted = entries.iter_mut().filter(|e| is_wanted(&e.record, &packs[e.pack as usize]));
+    let found = wanted.min_by_key(|entry| entry.record.offset)?;
+    lie(&mut found.record, &mut packs[found.pack as usize]);
+    lose(backend, key);
+    let bytes = segment::encode(store.id(), &packs, &entries);
+    let key = Key::new(format!("index/{}", Digest::of(&bytes))).unwrap();
+    backend.replace(&key, bytes);
+    Some(key)
+}
+
 /// A segment that is whole and not true: reading fails and says why, nothing panics, and `verify`
 /// finds the segment and what it spoils.
 #[test]
@@ -259,45 +283,57 @@ fn an_index_that_lies_about_a_pack_is_found() {
     for number in 0..4u8 {
         tree.file(format!("{number}"), noise(u64::from(number), 5000));
     }
-    let lies: [fn(&mut Record); 5] = [
-        |record| record.offset += 1,
-        |record| record.stored_bytes -= 1,
+    let lies: [fn(&mut Record, &mut PackEntry); 7] = [
+        |record, _| record.offset += 1,
+        |record, _| record.stored_bytes -= 1,
         // The next one lies inside of this one, and this one ends behind the last.
-        |record| (record.stored_bytes, record.plain_bytes) = (90_000, 90_000),
-        |record| record.plain_bytes -= 1,
-        |record| record.encoding = Encoding::Zstd,
+        |record, _| (record.stored_bytes, record.plain_bytes) = (90_000, 90_000),
+        |record, _| record.plain_bytes -= 1,
+        |record, _| record.encoding = Encoding::Zstd,
+        |record, _| record.offset = 1 << 25,
+        // All that is in it.
+        |_, pack| pack.content = Content::Pages,
     ];
     for (number, lie) in lies.into_iter().enumerate() {
         let (backend, store) = memory_store();
         backup(&store, dir.path());
         let [key] = <[_; 1]>::try_from(keys(&backend, "index")).unwrap();
-        let bytes = object(&backend, &key);
-        let view = SegmentView::parse(&bytes, store.id()).unwrap();
-        let packs: Vec<_> = (0..view.pack_count()).map(|n| view.pack(&bytes, n).unwrap()).collect();
-        let mut entries: Vec<_> =
-            (0..view.entry_count()).map(|n| view.entry(&bytes, n).unwrap()).collect();
-        let is_chunk =
-            |entry: &&mut segment::Entry| packs[entry.pack as usize].content == Content::Chunks;
-        lie(&mut entries
-            .iter_mut()
-            .filter(is_chunk)
-            .min_by_key(|e| e.record.offset)
-            .unwrap()
-            .record);
-        lose(&backend, &key);
-        let bytes = segment::encode(store.id(), &packs, &entries);
-        let key = Key::new(format!("index/{}", Digest::of(&bytes))).unwrap();
-        backend.replace(&key, bytes);
+        let is_chunk = |_: &Record, pack: &PackEntry| pack.content == Content::Chunks;
+        let key = forge(&backend, &store, &key, is_chunk, lie).unwrap();
         drop(store);
         let store = open(backend);
         let out = fast_temp();
         let failures = restore(&store, DEPLOYMENT, &out.path().join("out")).failures;
-        assert_eq!(failures.len(), 1, "{number}: {failures:?}");
+        assert_eq!(failures.len(), if number == 6 { 4 } else { 1 }, "{number}: {failures:?}");
         for scope in [Scope::Structure, Scope::Full] {
             let report = verify(&store, scope);
             assert!(report.damaged.iter().any(|found| found.object == key.to_string()), "{number}");
-            let [path] = <[_; 1]>::try_from(touched(&report)).unwrap();
-            assert!(path.starts_with("orders@g1:files/"), "{number}: {path}");
+            let touched = touched(&report);
+            assert_eq!(touched.len(), failures.len(), "{number}: {touched:?}");
+            assert!(touched.iter().all(|path| path.starts_with("orders@g1:files/")), "{number}");
         }
     }
+}
+
+#[test]
+fn a_delta_that_the_index_places_behind_the_end_of_its_pack_is_found() {
+    let dir = fast_temp();
+    let tree = Tree::at(dir.path());
+    tree.file("stable_memory.bin", text(1, 200_000));
+    let (backend, store) = memory_store();
+    backup(&store, dir.path());
+    tree.write_at("stable_memory.bin", 70_000, b"changed");
+    backup(&store, dir.path());
+    let is_delta = |record: &Record, pack: &PackEntry| {
+        pack.content == Content::Chunks && record.base.is_some()
+    };
+    let lie = |record: &mut Record, pack: &mut PackEntry| record.offset = pack.bytes as u32 - 1;
+    let forged = keys(&backend, "index")
+        .iter()
+        .find_map(|key| forge(&backend, &store, key, is_delta, lie))
+        .expect("a delta");
+    drop(store);
+    let report = verify(&open(backend), Scope::Full);
+    assert!(report.damaged.iter().any(|found| found.object == forged.to_string()));
+    assert_eq!(touched(&report), ["orders@g2:files/stable_memory.bin"]);
 }

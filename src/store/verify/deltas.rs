@@ -116,7 +116,8 @@ impl<'b> Windows<'b> {
                 let same = self.held.iter().position(|window| window.pack == pack.id);
                 let old = same.or(full.then_some(0)).map(|at| self.held.remove(at));
                 let mut bytes = old.map_or_else(Vec::new, |window| window.bytes);
-                let end = (start + WINDOW_BYTES.max(len)).min(pack.bytes);
+                // A chunk that a forged index places behind the end of its pack is not read.
+                let end = (start + WINDOW_BYTES).min(pack.bytes).max(start + len);
                 bytes.resize((end - start) as usize, 0);
                 self.backend.read_at(&pack::key(pack.content, &pack.id), start, &mut bytes)?;
                 self.held.push(Window { pack: pack.id, start, bytes });

@@ -48,12 +48,13 @@ impl Entries {
         Ok(Self { stored, counts: all })
     }
 
-    /// Says whether all entries for a pack are among `records`, which are what is in it.
-    pub fn agree_with(&self, pack: &Digest, records: &[Record]) -> bool {
-        let Some(count) = self.counts.get(pack) else { return true };
+    /// Says whether all entries for a pack are of that pack as it is stored, and among `records`,
+    /// which are what is in it.
+    pub fn agree_with(&self, pack: &PackEntry, records: &[Record]) -> bool {
+        let Some(count) = self.counts.get(&pack.id) else { return true };
         let agreeing = |record: &Record| {
             let places = self.stored.locations(&record.digest);
-            places.filter(|place| place.pack.id == *pack && place.record == *record).count() as u64
+            places.filter(|place| place.pack == *pack && place.record == *record).count() as u64
         };
         records.iter().map(agreeing).sum::<u64>() >= *count
     }
@@ -73,17 +74,21 @@ impl Verification<'_> {
             // One that lies about several packs is reported once.
             let mut damage = self.report.damaged.iter().position(|damage| damage.object == name);
             for found in segment.entries().filter_map(Result::ok) {
-                let is_here = segment.pack(found.pack).is_some_and(|pack| pack.id == entry.id);
-                if !is_here || own.contains(&found.record) {
+                let pack = segment.pack(found.pack).filter(|pack| pack.id == entry.id);
+                let Some(pack) = pack else { continue };
+                if pack == *entry && own.contains(&found.record) {
                     continue;
                 }
                 let record = &found.record;
                 let damage = *damage.get_or_insert_with(|| {
                     let reason = format!(
-                        "it has chunk {} at {:#x} of {key}, the pack has not; without this segment \
-                         the index is made again from the packs",
+                        "it has chunk {} at {:#x} of {} ({} bytes), and {key} ({} bytes) has not; \
+                         without this segment the index is made again from the packs",
                         record.digest.short(),
-                        record.offset
+                        record.offset,
+                        pack::key(pack.content, &pack.id),
+                        pack.bytes,
+                        entry.bytes,
                     );
                     self.damage(Damage::new(&name, DamageKind::Index, reason))
                 });

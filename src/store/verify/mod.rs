@@ -296,6 +296,11 @@ impl Verification<'_> {
                 continue;
             }
             let mut damage = Damage::new(object, DamageKind::Commit, &damaged.fault);
+            if let Fault::Generation { name, .. } = &damaged.fault {
+                damage.touch(&name.to_string(), String::new());
+                self.damage(damage);
+                continue;
+            }
             // What the record made visible is told by what is missing.
             if let Some((deployment, number)) = hidden.pop() {
                 lost_manifests.retain(|(name, _)| *name != deployment);

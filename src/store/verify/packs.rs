@@ -245,7 +245,7 @@ fn look_at(
         found.fault = Some(error.into());
     }
     progress.add(if depth == Depth::Directory { 0 } else { entry.bytes });
-    if !known.entries.agree_with(id, &directory.records) {
+    if !known.entries.agree_with(entry, &directory.records) {
         found.contradicted = Some(directory.records);
     }
     found
